@@ -1,0 +1,48 @@
+//! `ctl`: one page a channel, made by the first comer, written by its drain afterwards.
+
+/// `ctl`'s magic: "SPRCTRL\x01".
+pub const MAGIC: u64 = u64::from_le_bytes(*b"SPRCTRL\x01");
+/// Length of the file.
+pub const LEN: u64 = 4096;
+
+super::fields! { "ctl":
+    /// Magic; published with the file (the file is complete before it has its name).
+    CTL_MAGIC @ 0, 8;
+    /// Layout version.
+    VERSION @ 8, 4;
+    /// Architecture.
+    ARCH @ 12, 4;
+    /// Identity of the present drain: `pid << 32 | low 32 bits of a hash of start time and AT_RANDOM`, 0 = none.
+    DRAIN @ 16, 8;
+    /// Nonce of the present drain.
+    DRAIN_NONCE @ 24, 8;
+    /// Random id of the journal this channel drains to, 0 = none yet.
+    JOURNAL_ID @ 32, 8;
+    /// Passes of the drain since it started; readers see that it moves.
+    PASSES @ 48, 8;
+    /// Counts up when a drain with idle policy `park` falls asleep and when it is awake again: odd while it
+    /// sleeps and wants to be woken. A futex word (low half).
+    SLEEP @ 64, 8;
+    /// Refreshed by a spinning drain: ticks for `SPILLRING_CLOCK=tick`.
+    TICK @ 128, 8;
+    /// Clock calibration, a seqlock: odd while it is written.
+    CAL_SEQ @ 192, 8;
+    /// Ticks of the calibration's anchor.
+    CAL_TICKS @ 200, 8;
+    /// UTC of the anchor, ns.
+    CAL_UTC @ 208, 8;
+    /// ns per tick, 2^-32 fixed point.
+    CAL_MULT @ 216, 8;
+    /// Of rings that are gone: records written.
+    GONE_WRITTEN @ 256, 8;
+    /// Of rings that are gone: records delivered.
+    GONE_DELIVERED @ 264, 8;
+    /// Of rings that are gone: records lost.
+    GONE_LOST @ 272, 8;
+    /// Rings that are gone.
+    GONE_RINGS @ 280, 8;
+    /// Records of the journal that came from rings, over its whole life.
+    DELIVERED @ 288, 8;
+    /// Records reported lost, likewise.
+    LOST @ 296, 8;
+}

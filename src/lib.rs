@@ -1,0 +1,39 @@
+//! spillring: a log call stores a record in shared memory and returns; a drain in a process of its
+//! own merges, stores and delivers.
+//!
+//! ```no_run
+//! let _log = spillring::init()?;
+//! spillring::info!("order {} of {}", 7, "water");
+//! # Ok::<(), spillring::Error>(())
+//! ```
+//!
+//! # One record, from end to end
+//!
+//! 1. **Call site** ([`site`], [`record`]). `info!` is a static, one load and compare (the level gate), and
+//!    the capture of the arguments by value. No text is made.
+//! 2. **The call** ([`lane::call`], [`writer`]). The thread's block ([`tls`]) says whether another call of
+//!    this thread is open, whether this is a forked child, and where its lane is. The usual way: look for
+//!    room, read the clock, write header and arguments into the [thread lane](lane::thread), store the
+//!    tail with release. From that store on the record exists, whatever dies. A call that interrupted
+//!    another one, or whose thread has no lane, goes to the [shared lane](lane::shared); what does not fit
+//!    goes to the [spill](mod@spill) file; what that may not take is counted.
+//! 3. **The files** ([`layout`], [`channel`]). Each process has a ring, an ack that only the drain writes,
+//!    and a spill; they outlive it. Whether it is dead is asked of the kernel by a lease.
+//! 4. **The pass** ([`snapshot`], [`ringview`]). The drain reads slow path, tails, slow path again, and takes
+//!    what is closed under "had returned before".
+//! 5. **The merge** (`merge`, `clock`). Ticks become UTC; across threads the earliest goes first, and a
+//!    thread's own order always wins.
+//! 6. **The journal** (`journal`, `drain`). Records and the cursors of all they were taken from go into
+//!    one checksummed batch; that batch is the commit. Only then the space is released to the writers.
+//! 7. **The sinks** follow the journal, each at its own pace.
+//!
+//! # Features
+//!
+//! `cli` (default) is the command, `drain` what it and an embedded drain need. A program that only writes
+//! takes `default-features = false`.
+
+pub mod error;
+pub mod layout;
+pub mod sync;
+
+pub use error::{Code, Error, Result};

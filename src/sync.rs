@@ -1,0 +1,56 @@
+//! The only file that names atomics.
+//!
+//! The protocol (`lane`, `spill`, `snapshot`, the body of a log call) is written against [`Word`]
+//! and [`Bytes`], so that the same function bodies run on words in a mapping and on the words of a
+//! model checker (`tests/models`).
+
+pub use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+};
+
+/// One shared 64-bit word.
+pub trait Word {
+    /// Load.
+    fn load(&self, o: Ordering) -> u64;
+    /// Store.
+    fn store(&self, v: u64, o: Ordering);
+    /// Adds, answers what was there (one LOCK xadd).
+    fn fetch_add(&self, v: u64, o: Ordering) -> u64;
+    /// Compare-exchange (strong).
+    fn compare_exchange(&self, old: u64, new: u64, ok: Ordering, no: Ordering) -> Result<u64, u64>;
+    /// Adds with an instruction that a signal handler of the same thread cannot split, but that
+    /// other processors may. For words with one writing thread.
+    fn local_add(&self, v: u64);
+}
+
+impl Word for AtomicU64 {
+    #[inline(always)]
+    fn load(&self, o: Ordering) -> u64 {
+        AtomicU64::load(self, o)
+    }
+    #[inline(always)]
+    fn store(&self, v: u64, o: Ordering) {
+        AtomicU64::store(self, v, o);
+    }
+    #[inline(always)]
+    fn fetch_add(&self, v: u64, o: Ordering) -> u64 {
+        AtomicU64::fetch_add(self, v, o)
+    }
+    #[inline(always)]
+    fn compare_exchange(&self, old: u64, new: u64, ok: Ordering, no: Ordering) -> Result<u64, u64> {
+        AtomicU64::compare_exchange(self, old, new, ok, no)
+    }
+    #[inline(always)]
+    fn local_add(&self, v: u64) {
+        // Slow path only: a locked add is as good as an unlocked one there, and portable.
+        AtomicU64::fetch_add(self, v, Ordering::Relaxed);
+    }
+}
+
+/// Payload bytes in shared memory. Offsets are multiples of 8.
+pub trait Bytes {
+    /// Copies `src` to `at`. The caller has made sure that it fits.
+    fn write(&self, at: u64, src: &[u8]);
+    /// Copies from `at` to `dst`. What comes is to be validated: it may be overwritten meanwhile.
+    fn read(&self, at: u64, dst: &mut [u8]);
+}
