@@ -33,7 +33,10 @@
 //! takes `default-features = false`.
 
 pub mod error;
+pub mod lane;
 pub mod layout;
+pub mod snapshot;
+pub mod spill;
 pub mod sync;
 
 pub use error::{Code, Error, Result};

@@ -1,0 +1,200 @@
+//! The body of one log call, for everybody: main, a thread, a handler that interrupted another
+//! call of the same thread, a forked child.
+
+use super::{Record, SharedLane, SlowKey, ThreadLane};
+use crate::layout::ring::slow::NO_LANE;
+use crate::sync::{Bytes, Ordering::*, Word};
+
+/// What one thread and its handlers see.
+pub trait Local: Clone {
+    /// Is a call of this thread open?
+    fn busy(&self) -> bool;
+    /// Plain store, kept in program order by the caller's compiler fences.
+    fn set_busy(&self, v: bool);
+    /// The last `released` of the lane that this thread has loaded.
+    fn cached_released(&self) -> u64;
+    /// Remembers it.
+    fn set_cached_released(&self, v: u64);
+    /// A compiler fence: what is above stays above for a handler of this thread.
+    fn fence(&self);
+}
+
+/// How an append to the spill went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// The whole frame is in the file.
+    Whole,
+    /// A part of it is.
+    Short,
+    /// Nothing is: no space, policy, limit, no descriptor of ours.
+    Refused,
+}
+
+/// Everything a log call touches.
+pub trait Env<R>: Local {
+    /// Shared words.
+    type W: Word;
+    /// Shared payload bytes.
+    type B: Bytes;
+    /// Whether this thread's state is from before a fork, or it has none: one load, one compare.
+    fn stale(&self) -> bool;
+    /// Makes the state good: attaches a forked child, gives a new thread its number, slot and lane.
+    /// `nested`: this call interrupted another one of the same thread. False: there is no ring.
+    fn renew(&self, nested: bool) -> bool;
+    /// This thread's lane.
+    fn lane(&self) -> Option<ThreadLane<'_, Self::W, Self::B>>;
+    /// This thread's number.
+    fn thread(&self) -> u64;
+    /// This thread's slot.
+    fn slot(&self) -> u16;
+    /// The shared lane.
+    fn shared(&self) -> SharedLane<'_, Self::W, Self::B>;
+    /// The counter behind slow-path keys.
+    fn aux(&self) -> &Self::W;
+    /// The doorbell of the spill.
+    fn doorbell(&self) -> &Self::W;
+    /// Logical size of the spill that is reserved.
+    fn spill_size(&self) -> &Self::W;
+    /// Loss of threads without a lane.
+    fn process_lost(&self) -> &Self::W;
+    /// Bytes that a frame of this record takes in the spill.
+    fn frame_len(&self, r: &R) -> u64;
+    /// Largest logical size the spill may have (quota, RLIMIT_FSIZE).
+    fn spill_limit(&self) -> u64;
+    /// One append of one frame; the only place of a call that enters the kernel.
+    fn append(&self, key: SlowKey, r: &R) -> Append;
+    /// Policy `block`: waits until the drain has moved on. False at once where waiting is not asked
+    /// for, not allowed (nested, the drain's own threads), or the time is over.
+    fn wait_for_room(&self) -> bool;
+    /// Called when a call found `busy` set, once the thread's state is good.
+    fn count_nested(&self);
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its thread's lane.
+    Lane,
+    /// The shared lane.
+    Shared,
+    /// The spill.
+    Spilled,
+    /// Nowhere; it is counted.
+    Lost,
+    /// Nowhere: this process has no ring.
+    NoRing,
+}
+
+/// One log call. Async-signal-safe; bounded steps; enters the kernel only in [`Env::append`] (and
+/// in [`Env::renew`] on a thread's first call, and where waiting was asked for).
+#[inline(always)]
+pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
+    if env.busy() {
+        // By value, here and below: a reference that reaches a cold function would keep everything that
+        // the hot path has in registers in memory.
+        return nested(env.clone(), r.clone());
+    }
+    // A handler that comes between the load and this store finds `busy` clear, runs a whole call,
+    // and leaves it clear again.
+    env.set_busy(true);
+    env.fence();
+    // After `busy` is set: a handler that forked in between would leave the child a stale answer.
+    let out = if env.stale() && !env.renew(false) {
+        Outcome::NoRing
+    } else {
+        match env.lane() {
+            Some(lane) if lane.write(env, r) => Outcome::Lane,
+            _ => outside(env.clone(), r.clone()),
+        }
+    };
+    // After the tail store: until then a handler must not take the lane.
+    env.fence();
+    env.set_busy(false);
+    out
+}
+
+#[cold]
+#[inline(never)]
+fn nested<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
+    env.fence();
+    // Also here, after `busy` was found set: a child that was forked by a handler inside a call.
+    if env.stale() && !env.renew(true) {
+        return Outcome::NoRing;
+    }
+    // Not before: until then what the thread knows may be its parent's ring, which a forked child has
+    // made inaccessible.
+    env.count_nested();
+    slow(&env, &r)
+}
+
+/// The lane would not take it, and the call is not nested.
+#[cold]
+#[inline(never)]
+fn outside<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
+    if let Some(lane) = env.lane()
+        && r.size() <= lane.capacity / 4
+    {
+        while env.wait_for_room() {
+            if lane.write(&env, &r) {
+                return Outcome::Lane;
+            }
+        }
+    }
+    slow(&env, &r)
+}
+
+/// Shared lane, else spill, else counted. `busy` is set (by this call or by the one below it).
+fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
+    let lane = env.lane();
+    // The lane's tail stands still while `busy` is set, so `t` says where between the lane's records
+    // this one belongs.
+    let (t, lost) = match &lane {
+        Some(lane) => (lane.tail.load(Relaxed), lane.lost),
+        None => (NO_LANE, env.process_lost()),
+    };
+    // The loss is read before `aux`: a larger `aux` of one thread carries a loss no smaller.
+    let so_far = lost.load(Relaxed);
+    let aux = env.aux().fetch_add(1, Relaxed) + 1;
+    let key = SlowKey { thread: env.thread(), t, aux, lost: so_far };
+    if env.shared().write(env.slot(), key, r) {
+        return Outcome::Shared;
+    }
+    if spill(env, key, r) {
+        return Outcome::Spilled;
+    }
+    lost.local_add(1);
+    if let Some(lane) = lane {
+        // Spoil the cached value: the next call of the fast path finds no room, looks, and marks.
+        env.set_cached_released(lane.tail.load(Relaxed).wrapping_sub(lane.capacity));
+    }
+    Outcome::Lost
+}
+
+/// One frame into the spill file.
+fn spill<R: Record<E::B>, E: Env<R>>(env: &E, key: SlowKey, r: &R) -> bool {
+    let n = env.frame_len(r);
+    // Twice at most: after a short write the whole frame again (same key: the drain drops a double).
+    for _ in 0..2 {
+        // Reserved by one xadd before the append: check-then-append by several threads crosses
+        // RLIMIT_FSIZE, and the signal for that kills.
+        let before = env.spill_size().fetch_add(n, Relaxed);
+        if before.saturating_add(n) > env.spill_limit() {
+            env.spill_size().fetch_add(n.wrapping_neg(), Relaxed);
+            return false;
+        }
+        match env.append(key, r) {
+            Append::Whole => {
+                // bell:AR, pairs with bell:A: the drain that sees the bell finds the frame.
+                env.doorbell().fetch_add(1, AcqRel);
+                return true;
+            }
+            // What was written of it stays reserved: the file did grow.
+            Append::Short => {}
+            Append::Refused => {
+                env.spill_size().fetch_add(n.wrapping_neg(), Relaxed);
+                return false;
+            }
+        }
+    }
+    false
+}

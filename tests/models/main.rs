@@ -1,0 +1,365 @@
+//! Loom models of the real function bodies: `lane`, `spill`, `snapshot` and the log call run here
+//! unchanged on loom's words. README.md lists the models and what loom cannot show.
+
+mod ledger;
+mod scenario;
+mod thread;
+mod words;
+mod world;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use scenario::*;
+use thread::{LARGE, Script};
+use world::{End, Plan};
+
+type Body = fn(&Model);
+
+const MODELS: &[(&str, Body)] = &[
+    ("lane", lane),
+    ("handler", handler),
+    ("handlers", handlers),
+    ("full", full),
+    ("shared", shared),
+    ("holes", holes),
+    ("laneless", laneless),
+    ("inherit", inherit),
+    ("heirs", heirs),
+    ("longjmp", longjmp),
+    ("bell", bell),
+    ("parse", parse),
+    ("restart", restart),
+    ("observer", observer),
+    ("loss", loss),
+    ("fork", fork),
+    ("laps", laps),
+    ("torn", torn),
+];
+
+fn main() {
+    let args = Arguments::from_args();
+    let trials = MODELS.iter().map(|&(name, body)| Trial::test(name, move || run(name, body))).collect();
+    libtest_mimic::run(&args, trials).exit();
+}
+
+fn run(name: &'static str, body: Body) -> Result<(), Failed> {
+    let mode = std::env::var("SPILLRING_MODELS").unwrap_or_default();
+    let (deep, every) = (mode == "deep", mode == "deep" || mode == "every");
+    let bound = if deep { 4 } else { 3 };
+    let m = Model { name, bound, deep, every, executions: Arc::default(), runs: Cell::new(0) };
+    let start = Instant::now();
+    body(&m);
+    let n = m.executions.load(std::sync::atomic::Ordering::Relaxed);
+    println!(
+        "model {name}: {n} executions in {} explorations, preemption bound {bound}, {:.1} s",
+        m.runs.get(),
+        start.elapsed().as_secs_f64()
+    );
+    if n < 1000 {
+        return Err(format!("model {name} explored {n} executions: it shows nothing").into());
+    }
+    Ok(())
+}
+
+fn ends(k: u32, end: End) -> Plan {
+    Plan { end: Some((k, end)), handlers: vec![] }
+}
+
+fn interrupted(k: u32) -> Plan {
+    Plan { end: None, handlers: vec![k] }
+}
+
+/// Payloads by where they go: into a lane, into the shared lane (of 8 granules), into the spill.
+const L: u64 = 8;
+const S: u64 = 16;
+const F: u64 = LARGE;
+
+fn one(s: Script, plan: Plan) -> Vec<(Script, Plan)> {
+    vec![(s, plan)]
+}
+
+/// One thread, a lane that wraps with PAD, and the drain; the process killed at every operation.
+fn lane(m: &Model) {
+    let s = Scenario {
+        threads: one(script(Some(0), &[8, 0, 8, 8, 0], &[], &[]), Plan::default()),
+        passes: 2,
+        watch: true,
+        ..Scenario::default()
+    };
+    m.explore(&s);
+    let s = Scenario {
+        threads: one(script(Some(0), &[0, 8, 8], &[], &[]), Plan::default()),
+        passes: m.more(1),
+        ..s
+    };
+    m.every(0, 1, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+}
+
+/// A handler at every operation of two calls into a lane.
+fn handler(m: &Model) {
+    let s = Scenario {
+        threads: one(script(Some(0), &[L, L], &[L], &[]), Plan::default()),
+        passes: 1,
+        ..Scenario::default()
+    };
+    m.every(0, 1, &s, |s, k| s.threads[0].1 = interrupted(k));
+    // Two records of the handler on different slow paths, main's around them.
+    let s =
+        Scenario { granules: 8, threads: one(script(Some(0), &[L, L], &[S, F], &[]), Plan::default()), ..s };
+    m.every(0, 12, &s, |s, k| s.threads[0].1 = interrupted(k));
+}
+
+/// A handler at every operation, and in it or behind it another one at every operation.
+fn handlers(m: &Model) {
+    for k1 in 1.. {
+        let mut reached = 0;
+        for k2 in k1 + 1.. {
+            let both = Plan { end: None, handlers: vec![k1, k2] };
+            let s = Scenario {
+                threads: one(script(Some(0), &[L], &[L], &[L]), both),
+                // Every pair of operations; every third pair with a drain at work meanwhile.
+                passes: usize::from(m.deep || (k1 + k2) % 3 == 0),
+                ..Scenario::default()
+            };
+            reached = m.explore(&s)[0];
+            if reached < k2 {
+                break;
+            }
+        }
+        if reached <= k1 {
+            break;
+        }
+    }
+}
+
+/// A lane that is full, then the shared lane, then the spill, and back again as the drain goes on.
+fn full(m: &Model) {
+    let mut t = script(Some(0), &[L, L], &[L], &[]);
+    t.before = vec![L; 7];
+    let s = Scenario { threads: one(t, Plan::default()), passes: 1, ..Scenario::default() };
+    m.every(0, 20, &s, |s, k| s.threads[0].1 = interrupted(k));
+    let mut t = script(Some(0), if m.deep { &[S, L, F, L] } else { &[S, L] }, &[], &[]);
+    t.before = vec![L];
+    let s = Scenario { granules: 8, threads: one(t, Plan::default()), passes: m.more(1), ..s };
+    m.explore(&s);
+}
+
+/// Two threads without lanes.
+fn shared(m: &Model) {
+    let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
+    let s = Scenario { threads: vec![t(&[8]), t(&[8])], passes: 1, ..Scenario::default() };
+    m.explore(&s);
+    // Records of one and two granules: PAD, and a lane that is full.
+    let s = Scenario {
+        granules: 8,
+        shared_start: 8 * 5 + 6,
+        threads: one(
+            script(None, if m.deep { &[S, 8, S, S, 8] } else { &[S, 8, S] }, &[], &[]),
+            Plan::default(),
+        ),
+        passes: m.more(1),
+        ..s
+    };
+    m.explore(&s);
+}
+
+/// Kills at every operation of calls into the shared lane: holes of every kind.
+fn holes(m: &Model) {
+    let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
+    // The second time around: words of the lap before stand where it dies.
+    let mut again = script(None, &[8, 8], &[], &[]);
+    again.before = vec![8; 4];
+    let again =
+        Scenario { threads: one(again, Plan::default()), passes: 1, watch: true, ..Scenario::default() };
+    m.every(0, 2, &again, |s, k| s.threads[0].1 = ends(k, End::Process));
+    let two = Scenario {
+        granules: 8,
+        shared_start: 8 * 5 + 5,
+        threads: vec![t(&[S, S])],
+        passes: 1,
+        watch: true,
+        ..Scenario::default()
+    };
+    m.every(0, 3, &two, |s, k| s.threads[0].1 = ends(k, End::Process));
+    m.every(0, 3, &two, |s, k| s.threads[0].1 = ends(k, End::Thread));
+    // Another thread goes on meanwhile.
+    let s = Scenario { threads: vec![t(&[8]), t(&[8])], passes: 1, watch: true, ..Scenario::default() };
+    m.every(0, 99, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+    m.every(0, 99, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
+}
+
+/// A thread without a lane, and a handler at every operation of it.
+fn laneless(m: &Model) {
+    for (main, handler, stride) in [(&[8, F][..], &[8][..], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99)] {
+        let s = Scenario {
+            threads: one(script(None, main, handler, &[]), Plan::default()),
+            passes: 1,
+            ..Scenario::default()
+        };
+        m.every(0, stride, &s, |s, k| s.threads[0].1 = interrupted(k));
+    }
+}
+
+/// Where a lane that is taken over stands: somewhere, near the wrap, at its start.
+const STARTS: [u64; 3] = [256, 0u64.wrapping_sub(184), 0];
+
+fn heir(start: u64, calls: &[u64]) -> (Script, Scenario) {
+    let mut heir = script(None, calls, &[S, F], &[]);
+    heir.inherits = Some(0);
+    let s = Scenario {
+        lanes: vec![(256, start, 7)],
+        granules: 8,
+        threads: one(heir.clone(), Plan::default()),
+        passes: 1,
+        ..Scenario::default()
+    };
+    (heir, s)
+}
+
+/// A lane taken over from a thread that is gone, a handler at every operation.
+fn inherit(m: &Model) {
+    for start in STARTS {
+        let (_, s) = heir(start, &[L, L]);
+        m.explore(&s);
+        m.every(0, if start == 256 { 12 } else { 99 }, &s, |s, k| s.threads[0].1 = interrupted(k));
+    }
+}
+
+/// The lane's last owner, killed at every operation.
+fn heirs(m: &Model) {
+    for start in STARTS {
+        let (heir, mut s) = heir(start, &[L]);
+        s.lanes[0].2 = 1;
+        s.threads = one(script(Some(0), &[S, L], &[], &[]), Plan::default());
+        s.successor = Some(heir);
+        s.watch = true;
+        m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
+    }
+}
+
+/// `longjmp` out of a call at every operation: `busy` stays set.
+fn longjmp(m: &Model) {
+    let s = Scenario {
+        threads: one(script(Some(0), &[L, F, L], &[], &[]), Plan::default()),
+        passes: 1,
+        ..Scenario::default()
+    };
+    m.every(0, 1, &s, |s, k| s.threads[0].1 = ends(k, End::Longjmp));
+}
+
+/// The doorbell: appends while the drain looks.
+fn bell(m: &Model) {
+    let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
+    let s = Scenario { threads: vec![t(&[F]), t(&[F])], passes: m.more(1), ..Scenario::default() };
+    m.explore(&s);
+    let s = Scenario {
+        threads: one(script(Some(0), &[F, L], &[F], &[]), Plan::default()),
+        passes: m.more(1),
+        ..Scenario::default()
+    };
+    m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
+}
+
+/// A spill that is parsed one frame a pass.
+fn parse(m: &Model) {
+    let mut t = script(Some(0), &[L, F, L], &[F], &[]);
+    t.before = vec![F, L, F];
+    let s = Scenario {
+        granules: 4,
+        threads: one(t, Plan::default()),
+        passes: m.more(1),
+        parse: 1,
+        ..Scenario::default()
+    };
+    m.explore(&s);
+    m.every(0, 4, &s, |s, k| s.threads[0].1 = interrupted(k));
+}
+
+/// The drain is killed at every operation and starts again from its journal.
+fn restart(m: &Model) {
+    let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
+    let s = Scenario { threads: vec![t(&[8]), t(&[8])], passes: 1, ..Scenario::default() };
+    m.every(3, 99, &s, |s, k| s.drain_ends = Some(k));
+    let mut t = script(Some(0), &[S, L], &[], &[]);
+    t.before = vec![F, L, S];
+    let s = Scenario { granules: 8, threads: one(t, Plan::default()), passes: m.more(1), ..s };
+    m.every(3, 4, &s, |s, k| s.drain_ends = Some(k));
+}
+
+/// Somebody reads a lane while it wraps.
+fn observer(m: &Model) {
+    let mut t = script(Some(0), &[L], &[], &[]);
+    t.before = vec![L; 4];
+    let s = Scenario { threads: one(t, Plan::default()), passes: 1, observer: true, ..Scenario::default() };
+    m.explore(&s);
+}
+
+/// No spill: what fits nowhere is counted, and marked where it is missing.
+fn loss(m: &Model) {
+    let mut t = script(Some(0), &[L, F, L, L], &[F], &[]);
+    t.spill_limit = 0;
+    let s = Scenario { threads: one(t, Plan::default()), passes: 1, ..Scenario::default() };
+    m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
+    // In the middle of taking over a lane.
+    let mut t = script(None, &[L, L], &[F], &[]);
+    (t.spill_limit, t.inherits) = (0, Some(0));
+    let s = Scenario { lanes: vec![(256, 0, 7)], threads: one(t, Plan::default()), ..s };
+    m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
+    let mut t = script(None, &[8, F, 8], &[F], &[]);
+    t.spill_limit = 0;
+    let s = Scenario { threads: one(t, Plan::default()), ..s };
+    m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
+}
+
+/// A fork at every operation; the parent dies with it, its child goes on.
+fn fork(m: &Model) {
+    for calls in [[L, L, L], [L, S, F]] {
+        let s = Scenario {
+            lanes: vec![(256, 256, 1)],
+            granules: 8,
+            threads: one(script(Some(0), &calls, &[L], &[]), Plan::default()),
+            passes: 1,
+            ..Scenario::default()
+        };
+        m.every(0, 1, &s, |s, k| s.threads[0].1 = ends(k, End::Fork));
+        // The handler that forked logs, too.
+        m.every(0, 1, &s, |s, k| s.threads[0].1 = Plan { end: Some((k, End::Fork)), handlers: vec![k] });
+    }
+}
+
+/// The last lap of the shared lane: it is closed, and what comes goes to the spill.
+fn laps(m: &Model) {
+    let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
+    let s = Scenario {
+        shared_start: last_lap(4) + 3,
+        threads: vec![t(&[8]), t(&[8])],
+        passes: 1,
+        ..Scenario::default()
+    };
+    m.explore(&s);
+}
+
+/// Appends that are cut: a killed writer's prefix before others' frames, a short write.
+fn torn(m: &Model) {
+    for cut in [1, 9, 20, 60] {
+        let mut a = script(None, &[F], &[], &[]);
+        a.cut = Some(cut);
+        let b = script(None, &[F], &[], &[]);
+        let s = Scenario {
+            threads: vec![(a, Plan::default()), (b, Plan::default())],
+            passes: 1,
+            watch: true,
+            ..Scenario::default()
+        };
+        m.every(0, if cut == 9 { 9 } else { 99 }, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+        m.every(0, if cut == 9 { 9 } else { 99 }, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
+        let mut s = s;
+        s.threads[0].0.calls[0] = vec![F];
+        s.threads[0].0.short = Some(cut);
+        s.passes = m.more(0);
+        m.explore(&s);
+    }
+}
