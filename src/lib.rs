@@ -35,6 +35,7 @@
 pub mod error;
 pub mod lane;
 pub mod layout;
+pub mod record;
 pub mod snapshot;
 pub mod spill;
 pub mod sync;

@@ -1,0 +1,25 @@
+//! One record: what a call site is, what a call stores, and how it becomes text again.
+//!
+//! A log call stores its arguments as they are ([`Args::put`]), without any text. What is the same
+//! for every call stands once, in the entry of its [`Site`]: level, file, line, target, format
+//! string and argument types ([`SiteFacts`]). With both, whoever reads iterates the arguments
+//! ([`Values`]) or makes the text that `format!` would have made ([`CompiledFormat`]).
+//!
+//! Everything here is pure: no system call, no file, no lock. What runs in a log call ([`Capture`],
+//! [`Args`], [`Site`], [`enabled`], [`SiteFacts::put`]) does not allocate, does not panic, and is
+//! async-signal-safe. What reads trusts nothing: bytes that no writer would have written give an
+//! error value.
+
+mod args;
+mod format;
+mod level;
+mod render;
+mod site;
+mod value;
+
+pub use args::{Arg, Args, Capture};
+pub use format::check;
+pub use level::{BadLevel, Gate, Level, enabled, gate, set_gate};
+pub use render::CompiledFormat;
+pub use site::{BadSite, Site, SiteFacts};
+pub use value::{DecodeError, Value, Values};

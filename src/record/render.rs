@@ -1,0 +1,449 @@
+//! From stored arguments to the text that `format!` would have made of them.
+
+use super::format::{Align, Conv, Count, Parser, Spec, Token, Used};
+use super::value::{DecodeError, Value, Values};
+use crate::layout::site::{MAX_ARGS, ty};
+use std::io::Write;
+use std::ops::Range;
+
+/// Limit: bytes of text per byte of payload, beyond [`TEXT_BASE`]. A format string may name one
+/// argument a thousand times; who reads must not drown in what a hostile one asks for.
+const TEXT_FACTOR: usize = 16;
+/// Limit: bytes of text that any record may have.
+const TEXT_BASE: usize = 256 << 10;
+
+/// A site's format string, parsed once and used for all its records.
+#[derive(Debug)]
+pub struct CompiledFormat {
+    types: Box<[u8]>,
+    text: Box<str>,
+    pieces: Box<[Piece]>,
+    shape: Shape,
+}
+
+#[derive(Debug)]
+enum Shape {
+    /// Every argument once, in order, as `{}`: no need to have them all before the first is written.
+    Plain,
+    Any,
+    /// What cannot be rendered: `text` is the format string itself, and all arguments follow it.
+    Raw(&'static str),
+}
+
+/// Text, then an argument. Text without one is a last piece by itself.
+#[derive(Debug)]
+struct Piece {
+    text: Range<u32>,
+    arg: Option<(u8, Spec)>,
+}
+
+impl CompiledFormat {
+    /// Parses the format string of a site with these argument types. It always gives something: where
+    /// the string is not one for these types, records show it as it is, and the arguments behind it.
+    pub fn new(fmt: &[u8], types: &[u8]) -> CompiledFormat {
+        Self::parse(fmt, types).unwrap_or_else(|why| CompiledFormat {
+            types: types.into(),
+            text: String::from_utf8_lossy(fmt).into(),
+            pieces: Box::new([]),
+            shape: Shape::Raw(why),
+        })
+    }
+
+    fn parse(fmt: &[u8], types: &[u8]) -> Result<CompiledFormat, &'static str> {
+        let fmt = std::str::from_utf8(fmt).map_err(|_| "the format string is not UTF-8")?;
+        if types.len() > MAX_ARGS {
+            return Err("more than 16 arguments");
+        }
+        let (mut parser, mut used) = (Parser::new(fmt), Used::none());
+        let (mut text, mut pieces, mut from) = (String::new(), Vec::new(), 0);
+        loop {
+            match parser.next() {
+                Token::End => break,
+                Token::Bad(why) => return Err(why),
+                Token::Text(a, b) => text.push_str(&fmt[a..b]),
+                Token::Arg(arg, spec) => {
+                    used.by(arg, &spec);
+                    pieces.push(Piece { text: from..text.len() as u32, arg: Some((arg, spec)) });
+                    from = text.len() as u32;
+                }
+            }
+        }
+        if from < text.len() as u32 {
+            pieces.push(Piece { text: from..text.len() as u32, arg: None });
+        }
+        if let Some(why) = used.mismatch(types.len()) {
+            return Err(why);
+        }
+        let mut plain = true;
+        for (i, (arg, spec)) in pieces.iter().filter_map(|p| p.arg).enumerate() {
+            if !suits(types[arg as usize], spec.conv) {
+                return Err("an argument's type does not go with its format specification");
+            }
+            for count in [spec.width, spec.precision] {
+                if let Count::Arg(n) = count
+                    && types[n as usize] != ty::U64
+                {
+                    return Err("a width or precision that is not a usize");
+                }
+            }
+            plain &= spec == Spec::PLAIN && arg as usize == i;
+        }
+        let shape = if plain { Shape::Plain } else { Shape::Any };
+        Ok(CompiledFormat { types: types.into(), text: text.into(), pieces: pieces.into(), shape })
+    }
+
+    /// Why records show the format string as it is; None for a good one.
+    pub fn error(&self) -> Option<&'static str> {
+        match self.shape {
+            Shape::Raw(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Appends the text of a record. Strings that are not UTF-8 are copied as they are.
+    ///
+    /// On an error the text is there too: the format string, then all arguments that could be read,
+    /// then what is wrong. Text beyond 256 KiB and 16 bytes per byte of payload is cut, and says so.
+    pub fn render(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let start = out.len();
+        let result = match self.shape {
+            Shape::Plain => self.plain(payload, out),
+            Shape::Any => self.any(payload, out, TEXT_BASE + TEXT_FACTOR * payload.len()),
+            Shape::Raw(_) => return self.raw(payload, out),
+        };
+        if result.is_err() {
+            out.truncate(start);
+            return self.raw(payload, out);
+        }
+        result
+    }
+
+    #[inline]
+    fn text(&self, piece: &Piece) -> &[u8] {
+        &self.text.as_bytes()[piece.text.start as usize..piece.text.end as usize]
+    }
+
+    fn plain(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let mut values = Values::new(&self.types, payload);
+        for piece in &self.pieces {
+            out.extend_from_slice(self.text(piece));
+            if piece.arg.is_some()
+                && let Some(value) = values.next()
+            {
+                display(&value?, out);
+            }
+        }
+        // Nothing may be left.
+        values.next().map_or(Ok(()), |left| left.map(|_| ()))
+    }
+
+    fn any(&self, payload: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<(), DecodeError> {
+        let mut args = [Value::Bool(false); MAX_ARGS];
+        let mut given = args.iter_mut();
+        for value in Values::new(&self.types, payload) {
+            let value = value?;
+            if let Some(place) = given.next() {
+                *place = value;
+            }
+        }
+        let count = |count| match count {
+            Count::None => None,
+            Count::Is(n) => Some(n as usize),
+            Count::Arg(i) => match args[i as usize] {
+                // `format!` panics beyond that.
+                Value::Unsigned(n) => Some(n.min(u16::MAX as u128) as usize),
+                _ => None,
+            },
+        };
+        let start = out.len();
+        for piece in &self.pieces {
+            out.extend_from_slice(self.text(piece));
+            if let Some((arg, spec)) = &piece.arg {
+                let (width, precision) = (count(spec.width), count(spec.precision));
+                one(&args[*arg as usize], spec, width.unwrap_or(0), precision, out);
+            }
+            if out.len() - start > limit {
+                out.truncate(start + limit);
+                out.extend_from_slice(b" (cut: this format string makes too much of its arguments)");
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn raw(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        match self.shape {
+            Shape::Raw(_) => out.extend_from_slice(self.text.as_bytes()),
+            _ => {
+                for piece in &self.pieces {
+                    out.extend_from_slice(self.text(piece));
+                    out.extend_from_slice(if piece.arg.is_some() { b"{}" } else { b"" });
+                }
+            }
+        }
+        out.extend_from_slice(b" (");
+        let mut result = Ok(());
+        for (i, value) in Values::new(&self.types, payload).enumerate() {
+            out.extend_from_slice(if i > 0 { b", " } else { b"" });
+            match value {
+                Ok(value) => one(&value, &Spec { conv: Conv::Debug, ..Spec::PLAIN }, 0, None, out),
+                Err(e) => {
+                    write(out, format_args!("damaged: {e}"));
+                    result = Err(e);
+                }
+            }
+        }
+        out.push(b')');
+        result
+    }
+}
+
+/// Whether `format!` would take an argument of this type there.
+fn suits(t: u8, conv: Conv) -> bool {
+    match conv {
+        Conv::Display | Conv::Debug | Conv::DebugLowerHex | Conv::DebugUpperHex => true,
+        Conv::LowerExp | Conv::UpperExp => (ty::I8..=ty::F64).contains(&t),
+        Conv::LowerHex | Conv::UpperHex | Conv::Octal | Conv::Binary => (ty::I8..=ty::U128).contains(&t),
+    }
+}
+
+fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // A vector takes everything.
+    let _ = out.write_fmt(text);
+}
+
+/// `{}`.
+#[inline]
+fn display(value: &Value<'_>, out: &mut Vec<u8>) {
+    match *value {
+        Value::Signed(v, _) => {
+            if v < 0 {
+                out.push(b'-');
+            }
+            decimal(v.unsigned_abs(), out);
+        }
+        Value::Unsigned(v) => decimal(v, out),
+        Value::F32(v) => write(out, format_args!("{v}")),
+        Value::F64(v) => write(out, format_args!("{v}")),
+        Value::Bool(v) => out.extend_from_slice(if v { b"true" } else { b"false" }),
+        Value::Char(v) => out.extend_from_slice(v.encode_utf8(&mut [0; 4]).as_bytes()),
+        Value::Str(v) => out.extend_from_slice(v),
+    }
+}
+
+#[inline]
+fn decimal(v: u128, out: &mut Vec<u8>) {
+    match u64::try_from(v) {
+        Ok(v) => decimal_u64(v, out),
+        Err(_) => write(out, format_args!("{v}")),
+    }
+}
+
+fn decimal_u64(mut v: u64, out: &mut Vec<u8>) {
+    const PAIRS: [[u8; 2]; 100] = {
+        let mut pairs = [[0; 2]; 100];
+        let mut i = 0;
+        while i < 100 {
+            pairs[i] = [b'0' + i as u8 / 10, b'0' + i as u8 % 10];
+            i += 1;
+        }
+        pairs
+    };
+    let mut digits = [0; 20]; // u64::MAX has 20
+    let mut at = digits.len();
+    while v >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&PAIRS[(v % 100) as usize]);
+        v /= 100;
+    }
+    // Of an odd number of digits the first is left; of an even number, nothing, unless the value is 0.
+    if v > 0 || at == digits.len() {
+        at -= 1;
+        digits[at] = b'0' + v as u8;
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// One placeholder.
+fn one(value: &Value<'_>, spec: &Spec, width: usize, precision: Option<usize>, out: &mut Vec<u8>) {
+    use Conv::*;
+    let start = out.len();
+    match (*value, spec.conv) {
+        (Value::Signed(v, _), LowerExp | UpperExp) => {
+            float(out, v, spec, precision);
+            number(out, start, 0, width, spec);
+        }
+        (Value::Unsigned(v), LowerExp | UpperExp) => {
+            float(out, v, spec, precision);
+            number(out, start, 0, width, spec);
+        }
+        (Value::Signed(v, _), Display | Debug) => integer(out, v < 0, v.unsigned_abs(), width, spec),
+        (Value::Unsigned(v), Display | Debug) => integer(out, false, v, width, spec),
+        // The bits of the type it has, not of the type it is kept in.
+        (Value::Signed(v, bits), _) => {
+            integer(out, false, v as u128 & (u128::MAX >> (128 - bits)), width, spec)
+        }
+        (Value::Unsigned(v), _) => integer(out, false, v, width, spec),
+        (Value::F32(v), _) => {
+            real(out, v, spec, precision);
+            number(out, start, 0, width, spec);
+        }
+        (Value::F64(v), _) => {
+            real(out, v, spec, precision);
+            number(out, start, 0, width, spec);
+        }
+        (Value::Bool(v), _) => string(out, if v { b"true" } else { b"false" }, width, precision, spec),
+        (Value::Char(v), Display) => {
+            string(out, v.encode_utf8(&mut [0; 4]).as_bytes(), width, precision, spec)
+        }
+        // Quoted text is not padded.
+        (Value::Char(v), _) => write(out, format_args!("{v:?}")),
+        (Value::Str(v), Display) => string(out, v, width, precision, spec),
+        (Value::Str(v), _) => quoted(out, v),
+    }
+}
+
+fn integer(out: &mut Vec<u8>, negative: bool, v: u128, width: usize, spec: &Spec) {
+    let start = out.len();
+    if negative {
+        out.push(b'-');
+    } else if spec.plus {
+        out.push(b'+');
+    }
+    match (spec.conv, spec.alternate) {
+        (Conv::LowerHex | Conv::DebugLowerHex, true) => write(out, format_args!("{v:#x}")),
+        (Conv::LowerHex | Conv::DebugLowerHex, false) => write(out, format_args!("{v:x}")),
+        (Conv::UpperHex | Conv::DebugUpperHex, true) => write(out, format_args!("{v:#X}")),
+        (Conv::UpperHex | Conv::DebugUpperHex, false) => write(out, format_args!("{v:X}")),
+        (Conv::Octal, true) => write(out, format_args!("{v:#o}")),
+        (Conv::Octal, false) => write(out, format_args!("{v:o}")),
+        (Conv::Binary, true) => write(out, format_args!("{v:#b}")),
+        (Conv::Binary, false) => write(out, format_args!("{v:b}")),
+        _ => decimal(v, out),
+    }
+    // "0x" and the like, which zeros go behind.
+    let prefix = if spec.alternate && !matches!(spec.conv, Conv::Display | Conv::Debug) { 2 } else { 0 };
+    number(out, start, prefix, width, spec);
+}
+
+/// `{}`, `{:?}` and their hexadecimal forms of a float, without width.
+fn real<T: std::fmt::Display + std::fmt::Debug + std::fmt::LowerExp + std::fmt::UpperExp>(
+    out: &mut Vec<u8>,
+    v: T,
+    spec: &Spec,
+    precision: Option<usize>,
+) {
+    match (spec.conv, spec.plus, precision) {
+        (Conv::LowerExp | Conv::UpperExp, ..) => float(out, v, spec, precision),
+        (Conv::Display, false, None) => write(out, format_args!("{v}")),
+        (Conv::Display, true, None) => write(out, format_args!("{v:+}")),
+        (Conv::Display, false, Some(p)) => write(out, format_args!("{v:.p$}")),
+        (Conv::Display, true, Some(p)) => write(out, format_args!("{v:+.p$}")),
+        (_, false, None) => write(out, format_args!("{v:?}")),
+        (_, true, None) => write(out, format_args!("{v:+?}")),
+        (_, false, Some(p)) => write(out, format_args!("{v:.p$?}")),
+        (_, true, Some(p)) => write(out, format_args!("{v:+.p$?}")),
+    }
+}
+
+/// `{:e}` and `{:E}` of any number, without width.
+fn float<T: std::fmt::LowerExp + std::fmt::UpperExp>(
+    out: &mut Vec<u8>,
+    v: T,
+    spec: &Spec,
+    precision: Option<usize>,
+) {
+    match (spec.conv, spec.plus, precision) {
+        (Conv::UpperExp, false, None) => write(out, format_args!("{v:E}")),
+        (Conv::UpperExp, true, None) => write(out, format_args!("{v:+E}")),
+        (Conv::UpperExp, false, Some(p)) => write(out, format_args!("{v:.p$E}")),
+        (Conv::UpperExp, true, Some(p)) => write(out, format_args!("{v:+.p$E}")),
+        (_, false, None) => write(out, format_args!("{v:e}")),
+        (_, true, None) => write(out, format_args!("{v:+e}")),
+        (_, false, Some(p)) => write(out, format_args!("{v:.p$e}")),
+        (_, true, Some(p)) => write(out, format_args!("{v:+.p$e}")),
+    }
+}
+
+/// Pads the number that begins at `start` (all of it ASCII): zeros go behind its sign and `prefix`.
+fn number(out: &mut Vec<u8>, start: usize, prefix: usize, width: usize, spec: &Spec) {
+    let missing = width.saturating_sub(out.len() - start);
+    if missing == 0 {
+        return;
+    }
+    if spec.zero {
+        let sign = usize::from(matches!(out[start], b'+' | b'-'));
+        pad(out, start + sign + prefix, missing, 0, '0');
+    } else {
+        aligned(out, start, missing, Align::Right, spec);
+    }
+}
+
+/// Text, cut to `precision` characters and padded to `width`. What is not UTF-8 counts as a character.
+fn string(out: &mut Vec<u8>, text: &[u8], width: usize, precision: Option<usize>, spec: &Spec) {
+    let start = out.len();
+    if width == 0 && precision.is_none() {
+        out.extend_from_slice(text);
+        return;
+    }
+    let (mut room, mut chars) = (precision.unwrap_or(usize::MAX), 0);
+    // What is behind that is not looked at: a format string may ask a thousand times for one letter of a
+    // very long text.
+    let text = &text[..text.len().min(room.saturating_mul(4))];
+    for chunk in text.utf8_chunks() {
+        let valid = chunk.valid();
+        let kept = valid.char_indices().nth(room).map_or(valid, |(end, _)| &valid[..end]);
+        out.extend_from_slice(kept.as_bytes());
+        let n = kept.chars().count();
+        (room, chars) = (room - n, chars + n);
+        if room == 0 {
+            break;
+        }
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice(chunk.invalid());
+            (room, chars) = (room - 1, chars + 1);
+        }
+    }
+    aligned(out, start, width.saturating_sub(chars), Align::Left, spec);
+}
+
+/// `{:?}` of text, where what is not UTF-8 is shown as `\xNN`.
+fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b'"');
+    for chunk in text.utf8_chunks() {
+        let from = out.len();
+        write(out, format_args!("{:?}", chunk.valid()));
+        out.pop();
+        out.remove(from);
+        for b in chunk.invalid() {
+            write(out, format_args!("\\x{b:02x}"));
+        }
+    }
+    out.push(b'"');
+}
+
+fn aligned(out: &mut Vec<u8>, start: usize, missing: usize, default: Align, spec: &Spec) {
+    let left = match spec.align.unwrap_or(default) {
+        Align::Left => 0,
+        Align::Center => missing / 2,
+        Align::Right => missing,
+    };
+    pad(out, start, left, missing - left, spec.fill);
+}
+
+/// Inserts `left` fill characters at `at` and appends `right` of them.
+fn pad(out: &mut Vec<u8>, at: usize, left: usize, right: usize, fill: char) {
+    let mut buffer = [0; 4];
+    let fill = fill.encode_utf8(&mut buffer).as_bytes();
+    let (end, room) = (out.len(), left * fill.len());
+    if room > 0 {
+        out.resize(end + room, 0);
+        out.copy_within(at..end, at + room);
+        for place in out[at..at + room].chunks_exact_mut(fill.len()) {
+            place.copy_from_slice(fill);
+        }
+    }
+    for _ in 0..right {
+        out.extend_from_slice(fill);
+    }
+}
