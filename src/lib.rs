@@ -32,6 +32,7 @@
 //! `cli` (default) is the command, `drain` what it and an embedded drain need. A program that only writes
 //! takes `default-features = false`.
 
+pub mod channel;
 pub mod error;
 pub mod lane;
 pub mod layout;
@@ -39,5 +40,6 @@ pub mod record;
 pub mod snapshot;
 pub mod spill;
 pub mod sync;
+pub mod sys;
 
 pub use error::{Code, Error, Result};
