@@ -34,6 +34,8 @@
 
 pub mod channel;
 pub mod error;
+#[cfg(feature = "drain")]
+pub mod journal;
 pub mod lane;
 pub mod layout;
 pub mod record;
