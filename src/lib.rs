@@ -33,15 +33,21 @@
 //! takes `default-features = false`.
 
 pub mod channel;
+pub mod env;
 pub mod error;
 #[cfg(feature = "drain")]
 pub mod journal;
 pub mod lane;
 pub mod layout;
 pub mod record;
+pub mod ringview;
+pub mod site;
 pub mod snapshot;
 pub mod spill;
 pub mod sync;
 pub mod sys;
+pub mod tls;
+pub mod writer;
 
 pub use error::{Code, Error, Result};
+pub use writer::{Guard, flush, init, init_with};

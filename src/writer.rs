@@ -1,0 +1,480 @@
+//! gate → encode → thread lane, else shared lane, else spill, else count.
+//!
+//! [`log`] is the real instance of [`lane::call::log`](crate::lane::call::log): thread-local words in the
+//! thread's block, shared words in the mapping, the spill a file. Everything on that path is
+//! async-signal-safe; the kernel is entered for an append to the spill, on a thread's first call (tid
+//! probes, a lane's pages) and in a forked child's first call (its ring).
+#![allow(unsafe_code)]
+
+mod attach;
+mod fork;
+mod guard;
+mod thread;
+
+pub use attach::{Status, attached, status};
+pub use guard::{Guard, flush, init, init_with};
+pub use thread::{may_wait, prepare, thread_reset};
+
+use crate::lane::call::{self, Append, Env, Local};
+use crate::lane::{Outcome, Record, SharedLane, SlowKey, ThreadLane};
+use crate::layout::ring::{lane, record, slow, word};
+use crate::record::{Args, Site};
+use crate::spill;
+use crate::sync::{AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
+use crate::sys::{self, SavedErrno};
+use crate::tls::{self, Block};
+use attach::{Policy, Ring};
+use core::cell::{Cell, UnsafeCell};
+
+/// Memory of a ring that this process maps, from the address of this value on. Opaque and of no size:
+/// a reference to it is an address, which costs the hot path a register and no memory.
+pub(crate) struct Base([UnsafeCell<u8>; 0]);
+
+impl Base {
+    /// The memory at `p`.
+    ///
+    /// # Safety
+    /// `p` is not null, and stays mapped for `'a`.
+    #[inline(always)]
+    pub(crate) unsafe fn at<'a>(p: *mut u8) -> &'a Base {
+        // SAFETY: a value of no size is valid anywhere but at null.
+        unsafe { &*p.cast::<Base>() }
+    }
+    #[inline(always)]
+    fn ptr(&self) -> *mut u8 {
+        self.0.as_ptr().cast::<u8>().cast_mut()
+    }
+}
+
+impl Bytes for Base {
+    #[inline(always)]
+    fn write(&self, at: u64, src: &[u8]) {
+        // SAFETY: the caller (a lane) has claimed these bytes, which lie inside the mapping of its data;
+        // `src` is private memory. Readers know that what they copy may change under them.
+        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.ptr().add(at as usize), src.len()) };
+    }
+    fn read(&self, at: u64, dst: &mut [u8]) {
+        // SAFETY: as above, the other way.
+        unsafe { core::ptr::copy_nonoverlapping(self.ptr().add(at as usize), dst.as_mut_ptr(), dst.len()) };
+    }
+}
+
+/// One record to be written. Pieces serve the spill, which has no room of its own to encode into.
+trait Source: Record<Base> {
+    /// The record's bytes, in order, in a few pieces. `ticks` is the time.
+    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8]));
+}
+
+/// The record of a call site.
+#[derive(Clone, Copy)]
+struct SiteRecord<A> {
+    site: &'static Site,
+    id: u32,
+    args: A,
+    /// Length of the site's entry in front of the payload, when it has no number.
+    inline_site: u64,
+}
+
+impl<A: Args> SiteRecord<A> {
+    #[inline(always)]
+    fn new(site: &'static Site, args: A) -> Self {
+        let id = site.id::<A>();
+        let inline_site = if id != 0 { 0 } else { inline_len::<A>(site) };
+        SiteRecord { site, id, args, inline_site }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn inline_len<A: Args>(site: &'static Site) -> u64 {
+    site.facts::<A>().encoded_len() as u64
+}
+
+impl<A: Args> Record<Base> for SiteRecord<A> {
+    #[inline(always)]
+    fn size(&self) -> u64 {
+        record::HEADER + self.inline_site + self.args.encoded_len() as u64
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64) {
+        // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
+        unsafe {
+            let p = to.ptr().add(at as usize);
+            p.cast::<u64>().write(record::word0(self.size(), record::RECORD));
+            p.add(record::TICKS as usize).cast::<u64>().write(attach::now());
+            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            let mut payload = p.add(record::HEADER as usize);
+            if self.inline_site != 0 {
+                payload = put_site::<A>(self.site, payload);
+            }
+            self.args.put(payload);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn put_site<A: Args>(site: &'static Site, to: *mut u8) -> *mut u8 {
+    // SAFETY: by the caller, who has room for `encoded_len`.
+    unsafe { site.facts::<A>().put(to) }
+}
+
+fn header(size: u64, kind: u8, ticks: u64, site: u32, flags: u32) -> [u8; record::HEADER as usize] {
+    let mut b = [0; record::HEADER as usize];
+    b[..8].copy_from_slice(&record::word0(size, kind).to_le_bytes());
+    b[8..16].copy_from_slice(&ticks.to_le_bytes());
+    b[16..20].copy_from_slice(&site.to_le_bytes());
+    b[20..].copy_from_slice(&flags.to_le_bytes());
+    b
+}
+
+impl<A: Args> Source for SiteRecord<A> {
+    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
+        f(&header(self.size(), record::RECORD, ticks, self.id, 0));
+        if self.inline_site != 0 {
+            self.site.facts::<A>().pieces(f);
+        }
+        self.args.pieces(f);
+    }
+}
+
+/// A chunk of captured output.
+#[derive(Clone, Copy)]
+struct CaptureRecord<'a> {
+    site: u32,
+    bytes: &'a [u8],
+}
+
+impl Record<Base> for CaptureRecord<'_> {
+    fn size(&self) -> u64 {
+        record::HEADER + self.bytes.len() as u64
+    }
+    fn write(&self, to: &Base, at: u64) {
+        let size = Record::<Base>::size(self);
+        to.write(at, &header(size, record::CAPTURE, attach::now(), self.site, 0));
+        to.write(at + record::HEADER, self.bytes);
+    }
+}
+
+impl Source for CaptureRecord<'_> {
+    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
+        f(&header(Record::<Base>::size(self), record::CAPTURE, ticks, self.site, 0));
+        f(self.bytes);
+    }
+}
+
+/// One call: the thread's block, and the ring as it was found after `busy` was set.
+#[derive(Clone)]
+struct Call<'a> {
+    block: &'a Block,
+    ring: Cell<*const Ring>,
+    /// When waiting for room ends (CLOCK_MONOTONIC ns), 0 = it has not begun.
+    until: Cell<u64>,
+}
+
+impl<'a> Call<'a> {
+    #[inline(always)]
+    fn new() -> Self {
+        // SAFETY: the block of the running thread, which outlives this call.
+        let block = unsafe { &*tls::block() };
+        Call { block, ring: Cell::new(core::ptr::null()), until: Cell::new(0) }
+    }
+    fn ring(&self) -> &Ring {
+        // SAFETY: set by `stale` or `renew` to a ring, which is never unmapped while the process lives
+        // (a forked child keeps the parent's, made private), before the body of a call goes on.
+        unsafe { &*self.ring.get() }
+    }
+}
+
+impl Local for Call<'_> {
+    #[inline(always)]
+    fn busy(&self) -> bool {
+        self.block.busy.load(Relaxed) != 0
+    }
+    #[inline(always)]
+    fn set_busy(&self, v: bool) {
+        self.block.busy.store(u32::from(v), Relaxed);
+    }
+    #[inline(always)]
+    fn cached_released(&self) -> u64 {
+        self.block.cached.load(Relaxed)
+    }
+    #[inline(always)]
+    fn set_cached_released(&self, v: u64) {
+        self.block.cached.store(v, Relaxed);
+    }
+    #[inline(always)]
+    fn fence(&self) {
+        compiler_fence(SeqCst);
+    }
+}
+
+impl<R: Source> Env<R> for Call<'_> {
+    type W = AtomicU64;
+    type B = Base;
+
+    #[inline(always)]
+    fn stale(&self) -> bool {
+        // Zero in the block and zero in the page (never logged; forked) are not a match: the block
+        // holds the complement.
+        let stale = attach::generation() ^ self.block.not_generation.load(Relaxed) != u32::MAX;
+        // The ring after that: a handler that sets up the thread in between would leave this call, its
+        // first, with "not stale" and no ring.
+        compiler_fence(SeqCst);
+        self.ring.set(self.block.ring.load(Relaxed).cast());
+        stale
+    }
+
+    #[inline(always)]
+    fn renew(&self, nested: bool) -> bool {
+        match thread::renew(self.block, nested) {
+            Some(ring) => {
+                self.ring.set(ring);
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn lane(&self) -> Option<ThreadLane<'_, AtomicU64, Base>> {
+        let header = self.block.lane.load(Relaxed);
+        if header.is_null() {
+            return None;
+        }
+        // SAFETY: `lane` is set last when a lane is claimed: then the header lies in the mapped ring, its
+        // fields are aligned words, and `released` and `data` are those of the same lane.
+        unsafe {
+            let w = |at: u64| &*header.add(at as usize).cast::<AtomicU64>();
+            Some(ThreadLane {
+                tail: w(lane::TAIL),
+                written: w(lane::WRITTEN),
+                lost: w(lane::LOST),
+                marked: w(lane::MARKED),
+                released: &*self.block.released.load(Relaxed),
+                data: Base::at(self.block.data.load(Relaxed)),
+                capacity: self.block.capacity.load(Relaxed),
+            })
+        }
+    }
+
+    fn thread(&self) -> u64 {
+        (self.block.identity.load(Relaxed) & !thread::WAITS) >> 16
+    }
+    fn slot(&self) -> u16 {
+        self.block.identity.load(Relaxed) as u16
+    }
+    fn shared(&self) -> SharedLane<'_, AtomicU64, Base> {
+        let ring = self.ring();
+        SharedLane {
+            tail: ring.word(word::SHARED_TAIL),
+            words: ring.commit_words(),
+            released: ring.shared_released(),
+            // SAFETY: inside the mapping, which is never unmapped.
+            data: unsafe { Base::at(ring.granules()) },
+        }
+    }
+    fn aux(&self) -> &AtomicU64 {
+        self.ring().word(word::AUX)
+    }
+    fn doorbell(&self) -> &AtomicU64 {
+        self.ring().word(word::DOORBELL)
+    }
+    fn spill_size(&self) -> &AtomicU64 {
+        self.ring().word(word::SPILL_SIZE)
+    }
+    fn process_lost(&self) -> &AtomicU64 {
+        self.ring().word(word::LOST)
+    }
+    fn frame_len(&self, r: &R) -> u64 {
+        crate::lane::round8(spill::frame_len(r.size()))
+    }
+    fn spill_limit(&self) -> u64 {
+        // Asked each time: a program may lower its limit after `init`, and the signal for crossing it kills.
+        self.ring().spill_limit.min(sys::file::file_size_limit())
+    }
+    fn count_nested(&self) {
+        self.ring().word(word::NESTED).fetch_add(1, Relaxed);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn append(&self, key: SlowKey, r: &R) -> Append {
+        let ring = self.ring();
+        if matches!(ring.policy, Policy::DropNewest) || r.size() > crate::layout::ring::MAX_RECORD {
+            return Append::Refused;
+        }
+        // No file is opened here without need, but where it is, a cancelled thread would end.
+        let _uncancelled = sys::thread::CancelDisabled::new();
+        let _errno = SavedErrno::save();
+        let began = sys::time::monotonic_ns();
+        let out = append_frame(ring, key, r);
+        let took = sys::time::monotonic_ns() - began;
+        let lane = self.block.lane.load(Relaxed);
+        let (calls, longest) = if lane.is_null() {
+            (ring.word(word::KERNEL_CALLS), ring.word(word::KERNEL_MAX_NS))
+        } else {
+            // SAFETY: as in `lane`.
+            unsafe {
+                (
+                    &*lane.add(lane::KERNEL_CALLS as usize).cast::<AtomicU64>(),
+                    &*lane.add(lane::KERNEL_MAX_NS as usize).cast::<AtomicU64>(),
+                )
+            }
+        };
+        calls.local_add(1);
+        longest.fetch_max(took, Relaxed);
+        out
+    }
+
+    #[cold]
+    fn wait_for_room(&self) -> bool {
+        let ring = self.ring();
+        match ring.policy {
+            Policy::Block(timeout) if self.block.identity.load(Relaxed) & thread::WAITS != 0 => {
+                let _errno = SavedErrno::save();
+                let now = sys::time::monotonic_ns();
+                if self.until.get() == 0 {
+                    self.until.set(now.saturating_add(timeout));
+                }
+                let more = now < self.until.get();
+                if more {
+                    attach::wake_drain();
+                    let _uncancelled = sys::thread::CancelDisabled::new();
+                    sys::thread::nanosleep(core::time::Duration::from_micros(100));
+                }
+                more
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Pieces up to this are always gathered: a number is a piece that is gone when the next one comes.
+const SMALL: usize = 32;
+/// Longer ones up to this too, while there is room, so that a record of many arguments needs few parts.
+const GATHER: usize = 256;
+/// Bytes that the small pieces of one record may take: header, site (its header, types, padding, three
+/// strings), and for each argument the length of a string and a short string.
+const SMALLS: usize = 24 + 16 + 16 + 8 + 3 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL);
+const GATHERED: usize = SMALLS + 512;
+const PARTS: usize = 48;
+
+fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R) -> Append {
+    let fd = ring.spill_fd;
+    // Programs close and reuse descriptors (closefrom in a daemon's start): never write to another
+    // file. What is left is the instant between this check and the append.
+    match sys::file::fstat(fd) {
+        Ok(st) if st.id == ring.files.spill_id => {
+            if !attach::may_spill(ring, st.allocated) {
+                return Append::Refused;
+            }
+        }
+        _ => return Append::Refused,
+    }
+    let size = r.size();
+    let ticks = attach::now();
+    // Two passes over the pieces: one for the checksum, one for the parts.
+    let mut crc = spill::Checksum::new(key, size);
+    r.pieces(ticks, &mut |p| crc.add(p));
+    let prefix = crc.prefix(ring.nonce);
+    let mut gathered = [0u8; GATHERED];
+    let mut used = 0;
+    let mut parts = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; PARTS];
+    let mut n = 0;
+    let mut whole = true;
+    let mut push = |base: *const u8, len: usize| {
+        // SAFETY (of the arithmetic below): none needed, addresses are only compared.
+        if n > 0 && (parts[n - 1].iov_base as usize) + parts[n - 1].iov_len == base as usize {
+            parts[n - 1].iov_len += len;
+        } else if n < PARTS {
+            parts[n] = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len };
+            n += 1;
+        } else {
+            whole = false;
+        }
+    };
+    push(prefix.as_ptr(), prefix.len());
+    let gather = gathered.as_mut_ptr();
+    r.pieces(ticks, &mut |p| {
+        let gather_it = p.len() <= SMALL || p.len() <= GATHER && used + p.len() <= GATHERED - SMALLS;
+        if gather_it && used + p.len() <= GATHERED {
+            // SAFETY: inside `gathered`, which no other piece lies in.
+            let to = unsafe {
+                let to = gather.add(used);
+                core::ptr::copy_nonoverlapping(p.as_ptr(), to, p.len());
+                to
+            };
+            used += p.len();
+            push(to, p.len());
+        } else {
+            debug_assert!(p.len() > SMALL, "a short piece does not outlive its turn");
+            push(p.as_ptr(), p.len());
+        }
+    });
+    const ZEROS: [u8; 8] = [0; 8];
+    let pad = (crate::lane::round8(spill::frame_len(size)) - spill::frame_len(size)) as usize;
+    push(ZEROS.as_ptr(), pad);
+    if !whole {
+        return Append::Refused;
+    }
+    // A full fence, so that what this thread published before is visible before the frame: the inode
+    // lock alone is not one on aarch64. On x86 the LOCK xadd of the reservation was.
+    #[cfg(not(target_arch = "x86_64"))]
+    crate::sync::fence(SeqCst);
+    match sys::file::append(fd, &parts[..n]) {
+        Ok(w) if w == spill::frame_len(size) as usize + pad => Append::Whole,
+        Ok(0) | Err(_) => Append::Refused,
+        Ok(_) => Append::Short,
+    }
+}
+
+/// Logs one record. What the macros call.
+///
+/// Async-signal-safe. Never waits (unless the policy is `block`), keeps errno. A call before
+/// [`init`] is counted ([`status`]) and goes nowhere.
+#[inline(always)]
+pub fn log<A: Args>(site: &'static Site, args: A) {
+    let r = SiteRecord::new(site, args);
+    if r.id == 0 {
+        return first_of_site(r);
+    }
+    if call::log(&Call::new(), &r) == Outcome::NoRing {
+        attach::count_unattached();
+    }
+    attach::published();
+}
+
+/// The first call of a site in this process (or one whose site has no place in the arena).
+#[cold]
+#[inline(never)]
+fn first_of_site<A: Args>(mut r: SiteRecord<A>) {
+    let _errno = SavedErrno::save();
+    if let Some(id) = attach::register::<A>(r.site) {
+        r.id = id;
+        r.inline_site = 0;
+    }
+    if call::log(&Call::new(), &r) == Outcome::NoRing {
+        attach::count_unattached();
+    }
+    attach::published();
+}
+
+/// Logs one chunk of captured output, under the site `id` that [`capture_site`] answered.
+pub fn capture(id: CaptureSite, bytes: &[u8]) -> bool {
+    let out = call::log(&Call::new(), &CaptureRecord { site: id.0, bytes });
+    attach::published();
+    matches!(out, Outcome::Lane | Outcome::Shared | Outcome::Spilled)
+}
+
+/// A registered source of captured output.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureSite(u32);
+
+/// Registers a source of captured output (target `stdout`, `stderr`). None: not attached, or the site
+/// arena is full.
+pub fn capture_site(site: &'static Site) -> Option<CaptureSite> {
+    attach::register::<()>(site).map(CaptureSite)
+}
+
+const _: () = assert!(slow::LEN == 32 && spill::PREFIX == 48);

@@ -1,0 +1,512 @@
+//! This process's ring: how it comes to be, and what every call reads of it.
+//!
+//! Everything here but [`init`](super::init) is async-signal-safe: a forked child attaches in its first
+//! log call, which may be in a handler.
+
+use super::fork;
+use crate::channel::{self, AttachError, ChannelPaths, ClockFacts, ProducerFiles, ProducerSpec, Step};
+use crate::env::Overflow;
+use crate::layout::{
+    ctl,
+    ring::{self, Geometry, ack, word},
+};
+use crate::record::{Args, Site};
+use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use crate::sys::{self, Errno, process::Facts};
+use core::ptr::null_mut;
+
+/// What is done with a record that does not fit the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// Into the spill file.
+    Spill,
+    /// Counted, not written.
+    DropNewest,
+    /// Wait so many ns on threads that opted in, then spill.
+    Block(u64),
+}
+
+/// What an attach needs to know; made once by `init` and never freed, so that forked children find it.
+pub(super) struct Config {
+    pub paths: ChannelPaths,
+    pub geometry: Geometry,
+    pub lane_bytes: u64,
+    pub policy: Policy,
+    /// Bytes; `u64::MAX` = the default rule, applied at each attach.
+    pub spill_quota: u64,
+    pub clock: u32,
+    /// Calls wake a drain that parks.
+    pub wakes: bool,
+}
+
+/// The ring of this process, in a page of its own: a forked child's ring gets another page, so that a
+/// call that was interrupted by the fork resumes on what it had.
+pub(super) struct Ring {
+    /// Mappings and descriptors, kept for the life of the process.
+    pub files: ProducerFiles,
+    pub base: *mut u8,
+    pub geometry: Geometry,
+    pub ack: *mut u8,
+    pub nonce: u64,
+    pub pid: u32,
+    /// O_RDONLY, for the private copy in a forked child.
+    pub read_fd: AtomicI32,
+    pub spill_fd: i32,
+    /// Logical size that the spill file may reach.
+    pub spill_limit: u64,
+    /// Blocks that it may take, bytes; `u64::MAX` = as [`may_spill`] finds.
+    pub spill_quota: u64,
+    /// What it found last, and how often it was asked.
+    room: AtomicU64,
+    asked: AtomicU64,
+    pub policy: Policy,
+    pub lane_bytes: u64,
+    /// Lanes were prepared: claims make no system call.
+    pub prepared: AtomicU32,
+}
+
+impl Ring {
+    #[inline(always)]
+    pub fn word(&self, at: u64) -> &AtomicU64 {
+        debug_assert!(at.is_multiple_of(8) && at < self.geometry.lane_data(0));
+        // SAFETY: offsets come from the layout, inside the part of the mapping that is always allocated.
+        unsafe { &*self.base.add(at as usize).cast::<AtomicU64>() }
+    }
+    pub fn ack_word(&self, at: u64) -> &AtomicU64 {
+        // SAFETY: likewise in the ack file.
+        unsafe { &*self.ack.add(at as usize).cast::<AtomicU64>() }
+    }
+    pub fn commit_words(&self) -> &[AtomicU64] {
+        // SAFETY: the layout has `granules` words there.
+        unsafe {
+            core::slice::from_raw_parts(
+                self.base.add(self.geometry.commit_word(0) as usize).cast(),
+                self.geometry.granules as usize,
+            )
+        }
+    }
+    pub fn granules(&self) -> *mut u8 {
+        // SAFETY: inside the mapping.
+        unsafe { self.base.add(self.geometry.granule(0) as usize) }
+    }
+    pub fn shared_released(&self) -> &AtomicU64 {
+        self.ack_word(ack::SHARED_RELEASED)
+    }
+    pub fn lane_word(&self, lane: u32, at: u64) -> &AtomicU64 {
+        self.word(self.geometry.lane_header(lane) + at)
+    }
+    pub fn slot_word(&self, slot: u32, at: u64) -> &AtomicU64 {
+        self.word(self.geometry.slot(slot) + at)
+    }
+}
+
+static CONFIG: AtomicPtr<Config> = AtomicPtr::new(null_mut());
+static CURRENT: AtomicPtr<Ring> = AtomicPtr::new(null_mut());
+/// `ctl`, mapped read-only by `init`; it is the channel's, so forked children keep it.
+static CTL: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+
+static ZERO: AtomicU64 = AtomicU64::new(0);
+/// Word in a page that the kernel wipes in forked children.
+static GENERATION: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const ZERO).cast_mut());
+/// Counts up in ordinary memory, so that no descendant repeats a generation.
+static LAST_GENERATION: AtomicU32 = AtomicU32::new(0);
+/// Attaches under way; a child forked in the midst of one looks for what they left open.
+pub(super) static ATTACHING: AtomicU32 = AtomicU32::new(0);
+static UNATTACHED: AtomicU64 = AtomicU64::new(0);
+/// errno of the last attach that failed, and when (monotonic ns): a call tries again a second later.
+static FAILED: AtomicI32 = AtomicI32::new(0);
+static FAILED_AT: AtomicU64 = AtomicU64::new(0);
+const TRY_AGAIN_NS: u64 = 1_000_000_000;
+
+/// The clock of the timestamps, and [`WAKES`]. One word, so that the usual case is one compare.
+static CLOCK: AtomicU32 = AtomicU32::new(CLOCK_TSC);
+/// In `CLOCK`: a call wakes a drain that sleeps (idle policy `park`).
+const WAKES: u32 = 1 << 8;
+static LAST_WOKEN: AtomicU32 = AtomicU32::new(0);
+pub(super) const CLOCK_TSC: u32 = 1;
+pub(super) const CLOCK_MONOTONIC: u32 = 2;
+pub(super) const CLOCK_TICK: u32 = 3;
+
+/// The timestamp of a record.
+#[inline(always)]
+pub(super) fn now() -> u64 {
+    if CLOCK.load(Relaxed) == CLOCK_TSC { sys::time::ticks() } else { other_clock() }
+}
+
+#[inline(never)]
+fn other_clock() -> u64 {
+    let (ctl, clock) = (CTL.load(Relaxed), CLOCK.load(Relaxed) & !WAKES);
+    if clock == CLOCK_TSC {
+        return sys::time::ticks();
+    }
+    if clock == CLOCK_TICK && !ctl.is_null() {
+        // SAFETY: `ctl` is mapped for the life of the process and longer than this offset.
+        return unsafe { &*ctl.add(ctl::TICK as usize).cast::<AtomicU64>() }.load(Relaxed);
+    }
+    sys::time::monotonic_raw_ns()
+}
+
+/// The fork generation: 0 in a forked child that has not attached yet.
+#[inline(always)]
+pub(super) fn generation() -> u32 {
+    // SAFETY: points to a static or to a page that is never unmapped.
+    unsafe { &*GENERATION.load(Relaxed) }.load(Relaxed) as u32
+}
+
+pub(super) fn count_unattached() {
+    UNATTACHED.fetch_add(1, Relaxed);
+}
+
+/// Whether this process has a ring (a forked child gets its own with its first log call).
+pub fn attached() -> bool {
+    !CURRENT.load(Acquire).is_null() && generation() != 0
+}
+
+/// Counters of this process. Async-signal-safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Log calls that found no ring: before `init`, or after attaching failed.
+    pub unattached: u64,
+    /// errno of the attach that failed, 0 = none did.
+    pub attach_errno: i32,
+    /// Calls that found another call of their thread open.
+    pub nested: u64,
+    /// Records lost by threads without a lane, and by those with one.
+    pub lost: u64,
+    /// Calls that entered the kernel to spill.
+    pub spilled: u64,
+    /// Random number of this process's ring, 0 = none.
+    pub nonce: u64,
+}
+
+/// Counters of this process. Async-signal-safe.
+pub fn status() -> Status {
+    let mut s = Status {
+        unattached: UNATTACHED.load(Relaxed),
+        attach_errno: FAILED.load(Relaxed),
+        ..Status::default()
+    };
+    if let Some(ring) = usable() {
+        s.nonce = ring.nonce;
+        s.nested = ring.word(word::NESTED).load(Relaxed);
+        s.lost = ring.word(word::LOST).load(Relaxed);
+        s.spilled = ring.word(word::DOORBELL).load(Relaxed);
+        for i in 0..ring.geometry.lanes {
+            s.lost += ring.lane_word(i, ring::lane::LOST).load(Relaxed);
+        }
+    }
+    s
+}
+
+/// The ring, if it is this process's own (and not one inherited by a fork).
+pub(super) fn usable() -> Option<&'static Ring> {
+    let p = CURRENT.load(Acquire);
+    // SAFETY: a published ring is never freed.
+    (!p.is_null() && generation() != 0).then(|| unsafe { &*p })
+}
+
+/// The ring as it stands, whoever made it.
+pub(super) fn current() -> *mut Ring {
+    CURRENT.load(Acquire)
+}
+
+/// A forked child lets go of its parent's ring, and of what its parent counted.
+pub(super) fn forget(ring: *mut Ring) {
+    UNATTACHED.store(0, Relaxed);
+    FAILED.store(0, Relaxed);
+    let _ = CURRENT.compare_exchange(ring, null_mut(), AcqRel, Acquire);
+}
+
+/// A word of the channel's `ctl`, 0 before `init`.
+pub(super) fn ctl_word(at: u64) -> u64 {
+    let ctl = CTL.load(Acquire);
+    if ctl.is_null() {
+        return 0;
+    }
+    // SAFETY: mapped for the life of the process and longer than any offset of the layout.
+    unsafe { &*ctl.add(at as usize).cast::<AtomicU64>() }.load(Acquire)
+}
+
+/// After a call that published something: wakes a drain that sleeps and asked for it.
+#[inline(always)]
+pub(super) fn published() {
+    if CLOCK.load(Relaxed) != CLOCK_TSC {
+        published_otherwise();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn published_otherwise() {
+    // No fence between the record's publication and the load of the word: the drain makes up for it by a
+    // membarrier between its store of the word and its last look at the rings.
+    if CLOCK.load(Relaxed) & WAKES != 0 {
+        wake_drain();
+    }
+}
+
+/// Wakes a drain that sleeps and asked to be woken (idle policy `park`), once a process and sleep.
+pub(super) fn wake_drain() {
+    let word = ctl_word(ctl::SLEEP) as u32;
+    if word & 1 == 1 && LAST_WOKEN.swap(word, Relaxed) != word {
+        let _errno = sys::SavedErrno::save();
+        let ctl = CTL.load(Acquire);
+        // SAFETY: as in `ctl_word`; the kernel only looks at the address.
+        sys::thread::futex_wake(unsafe { &*ctl.add(ctl::SLEEP as usize).cast::<AtomicU32>() }, 1);
+    }
+}
+
+pub(super) fn configured() -> bool {
+    !CONFIG.load(Acquire).is_null()
+}
+
+pub(super) fn channel_paths() -> Option<&'static ChannelPaths> {
+    let c = CONFIG.load(Acquire);
+    // SAFETY: never freed.
+    (!c.is_null()).then(|| unsafe { &(*c).paths })
+}
+
+/// `init`'s part: remembers what attaching needs. Not async-signal-safe. False: it was done before.
+pub(super) fn configure(config: Config, ctl_map: *mut u8) -> bool {
+    let clock = config.clock | if config.wakes { WAKES } else { 0 };
+    let p = Box::into_raw(Box::new(config));
+    if CONFIG.compare_exchange(null_mut(), p, AcqRel, Acquire).is_err() {
+        // SAFETY: ours, and nobody saw it.
+        drop(unsafe { Box::from_raw(p) });
+        return false;
+    }
+    fork::register();
+    CTL.store(ctl_map, Release);
+    CLOCK.store(clock, Relaxed);
+    true
+}
+
+/// The overflow policy as the environment names it.
+pub(super) fn policy(o: Overflow) -> Policy {
+    match o {
+        Overflow::Spill => Policy::Spill,
+        Overflow::DropNewest => Policy::DropNewest,
+        Overflow::Block(t) => Policy::Block(t.as_nanos().min(u128::from(u64::MAX)) as u64),
+    }
+}
+
+/// Makes this process's ring and publishes it. Another thread's, made meanwhile, stands.
+///
+/// # Errors
+/// [`AttachError`]; ENXIO before `init`. What failed once is not tried again until the next `init`.
+pub(super) fn attach() -> Result<(), AttachError> {
+    let config = CONFIG.load(Acquire);
+    let refused = |e| Err(AttachError { step: Step::Arguments, errno: Errno(e) });
+    if config.is_null() {
+        return refused(libc::ENXIO);
+    }
+    let since = || sys::time::monotonic_ns().saturating_sub(FAILED_AT.load(Relaxed));
+    if FAILED.load(Relaxed) != 0 && since() < TRY_AGAIN_NS {
+        return refused(FAILED.load(Relaxed));
+    }
+    // A handler that forked in the midst of this would leave two processes with one ring.
+    let _blocked = sys::thread::SignalsBlocked::new();
+    ATTACHING.fetch_add(1, SeqCst);
+    // SAFETY: never freed.
+    let r = try_attach(unsafe { &*config });
+    ATTACHING.fetch_sub(1, SeqCst);
+    if let Err(e) = r {
+        FAILED_AT.store(sys::time::monotonic_ns(), Relaxed);
+        FAILED.store(e.errno.0, Relaxed);
+    } else {
+        FAILED.store(0, Relaxed);
+    }
+    r
+}
+
+/// `init` tries again what failed before.
+pub(super) fn clear_failure() {
+    FAILED.store(0, Relaxed);
+}
+
+fn try_attach(config: &Config) -> Result<(), AttachError> {
+    let memory = |errno| AttachError { step: Step::Memory, errno };
+    let generation = wiped_word().map_err(memory)?;
+    let page = page().map_err(memory)?;
+    let spec =
+        ProducerSpec { facts: Facts::read(), geometry: config.geometry, clock: clock_facts(config.clock) };
+    let files = match channel::create_producer(&config.paths, &spec) {
+        Ok(f) => f,
+        Err(e) => {
+            // SAFETY: mapped above, unseen by anybody.
+            unsafe { libc::munmap(page.cast(), size_of::<Ring>()) };
+            return Err(e);
+        }
+    };
+    let spill_limit = sys::file::file_size_limit().min(i64::MAX as u64);
+    let geometry = files.geometry;
+    let ring = Ring {
+        geometry,
+        nonce: files.stem.nonce,
+        pid: files.stem.pid,
+        read_fd: AtomicI32::new(-1),
+        spill_fd: files.spill.raw(),
+        spill_limit,
+        spill_quota: config.spill_quota,
+        room: AtomicU64::new(0),
+        asked: AtomicU64::new(0),
+        policy: config.policy,
+        lane_bytes: config.lane_bytes.min(geometry.lane_stride),
+        prepared: AtomicU32::new(0),
+        base: files.ring.addr(),
+        ack: files.ack.addr(),
+        files,
+    };
+    if config.wakes {
+        sys::thread::membarrier_register();
+    }
+    // The generation before the ring: whoever finds a ring and generation 0 is a forked child.
+    let next = loop {
+        let n = LAST_GENERATION.fetch_add(1, Relaxed) + 1;
+        // 0 is "wiped", u32::MAX is the complement of "never".
+        if n != 0 && n != u32::MAX {
+            break n;
+        }
+    };
+    let _ = generation.compare_exchange(0, u64::from(next), AcqRel, Acquire);
+    ring.word(word::SPILL_SIZE).store(crate::layout::spill::HEADER, Relaxed);
+    ring.read_fd.store(ring.files.ring_fd.raw(), Relaxed);
+    copy_parents_sites(&ring);
+    // What was logged while there was no ring is lost, and this ring says so.
+    ring.word(word::LOST).store(UNATTACHED.load(Relaxed), Relaxed);
+    // SAFETY: `page` is ours, large enough and aligned.
+    unsafe { page.write(ring) };
+    if CURRENT.compare_exchange(null_mut(), page, AcqRel, Acquire).is_err() {
+        // A call that interrupted this one, or another thread, was first: ours goes.
+        // SAFETY: ours, unseen; what is read out of it is not used there again.
+        unsafe { page.read() }.files.discard(&config.paths);
+        // SAFETY: likewise.
+        unsafe { libc::munmap(page.cast(), size_of::<Ring>()) };
+    }
+    Ok(())
+}
+
+/// Whether the spill, which has `allocated` bytes of blocks, may grow.
+pub(super) fn may_spill(ring: &Ring, allocated: u64) -> bool {
+    if ring.spill_quota != u64::MAX {
+        return allocated <= ring.spill_quota;
+    }
+    // The default: at most a quarter of what would be free without this spill, and of what the memory
+    // cgroup has left (beyond its limit the kernel kills instead of failing). Each process asks anew, so
+    // any number of them together leave something. Not at each call: statfs and the cgroup's files cost
+    // more than the append.
+    // 0 = nobody has found out yet: then everybody asks, also while the first one is at it.
+    if ring.asked.fetch_add(1, Relaxed).is_multiple_of(ASK_EVERY) || ring.room.load(Relaxed) == 0 {
+        let free = sys::file::fstatfs(ring.spill_fd).map_or(0, |f| f.free);
+        let room = sys::room::memory_room().unwrap_or(u64::MAX);
+        ring.room.store((free.min(room).saturating_add(allocated) / 4).max(1), Relaxed);
+    }
+    allocated <= ring.room.load(Relaxed)
+}
+
+/// Spill calls between two questions for room.
+const ASK_EVERY: u64 = 64;
+
+fn wiped_word() -> Result<&'static AtomicU64, Errno> {
+    let p = GENERATION.load(Acquire);
+    if !core::ptr::eq(p, &raw const ZERO) {
+        // SAFETY: never unmapped.
+        return Ok(unsafe { &*p });
+    }
+    let word = sys::mem::wipe_on_fork_word()?;
+    match GENERATION.compare_exchange(p, core::ptr::from_ref(word).cast_mut(), AcqRel, Acquire) {
+        Ok(_) => Ok(word),
+        // SAFETY: never unmapped. (Ours stays mapped, one page, once in a process's life.)
+        Err(theirs) => Ok(unsafe { &*theirs }),
+    }
+}
+
+fn page() -> Result<*mut Ring, Errno> {
+    let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new anonymous mapping.
+    let p = unsafe { libc::mmap(null_mut(), size_of::<Ring>(), prot, flags, -1, 0) };
+    if p == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(p.cast()) }
+}
+
+/// What the parent's site arena held: a forked child's site numbers are its parent's.
+static PARENTS_SITES: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+static PARENTS_SITES_LEN: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps a copy of the parent's sites, before its ring is let go of. Read from the mapping, which is
+/// still the shared one (of what it holds, entries whose numbers this process knows never change).
+pub(super) fn keep_sites(ring: &Ring) {
+    let len = ring.word(word::SITES_TAIL).load(Acquire).min(ring.geometry.arena);
+    if len == 0 {
+        return;
+    }
+    let Ok(copy) = sys::mem::zeros(len as usize) else { return };
+    // SAFETY: both have `len` bytes, the arena is allocated from the start, and the copy is nobody else's.
+    unsafe {
+        let from = ring.base.add(ring.geometry.arena_at() as usize);
+        core::ptr::copy_nonoverlapping(from, copy, len as usize);
+    }
+    PARENTS_SITES_LEN.store(len, Relaxed);
+    PARENTS_SITES.store(copy, Release);
+}
+
+/// Into a new ring that nobody has logged to.
+fn copy_parents_sites(ring: &Ring) {
+    let from = PARENTS_SITES.load(Acquire);
+    let len = PARENTS_SITES_LEN.load(Relaxed).min(ring.geometry.arena);
+    if from.is_null() {
+        return;
+    }
+    // The copy stays mapped: a grandchild that forks before this is done needs it, and two threads may
+    // be here at a time. It is a few pages, once for each generation.
+    // SAFETY: `from` has `len` bytes, and the arena has room for as many.
+    unsafe {
+        core::ptr::copy_nonoverlapping(from, ring.base.add(ring.geometry.arena_at() as usize), len as usize)
+    };
+    ring.word(word::SITES_TAIL).store(len, Release);
+}
+
+fn clock_facts(source: u32) -> ClockFacts {
+    let read = || match source {
+        CLOCK_TSC => sys::time::ticks(),
+        _ => now(),
+    };
+    // Between two readings of the ticks: the middle is what the UTC belongs to.
+    let (a, utc, b) = (read(), sys::time::utc_ns(), read());
+    let tick_hz = match source {
+        CLOCK_TSC => sys::time::ticks_hz(),
+        CLOCK_MONOTONIC => 1_000_000_000,
+        _ => 0,
+    };
+    ClockFacts { source, anchor_ticks: a + b.wrapping_sub(a) / 2, anchor_utc: utc, tick_hz }
+}
+
+/// Registers the site in the arena. None: not attached, no room, or the site is another instance's.
+pub(super) fn register<A: Args>(site: &'static Site) -> Option<u32> {
+    let id = site.id::<A>();
+    if id != 0 {
+        return Some(id);
+    }
+    // A forked child's first call may be here: then its ring comes with the call, and its record
+    // carries the entry.
+    let ring = usable()?;
+    if !site.claim::<A>() {
+        return None;
+    }
+    let facts = site.facts::<A>();
+    let len = facts.encoded_len() as u64;
+    let tail = ring.word(word::SITES_TAIL);
+    // One xadd: two threads (or a call and a handler) that register one site each write an entry.
+    let at = tail.fetch_add(len, AcqRel);
+    if at + len > ring.geometry.arena {
+        // Not given back: what another call got behind it would be given out twice.
+        return None;
+    }
+    // SAFETY: these bytes of the arena were handed to this call alone.
+    unsafe { facts.put(ring.base.add((ring.geometry.arena_at() + at) as usize)) };
+    // A handler may have forked meanwhile: then the entry is not in the ring of this process.
+    if !usable().is_some_and(|now| core::ptr::eq(now, ring)) {
+        return None;
+    }
+    site.set_id((at / 8) as u32 + 1);
+    Some(site.id::<A>())
+}
