@@ -33,12 +33,18 @@
 //! takes `default-features = false`.
 
 pub mod channel;
+#[cfg(feature = "drain")]
+pub mod clock;
+#[cfg(feature = "drain")]
+pub mod drain;
 pub mod env;
 pub mod error;
 #[cfg(feature = "drain")]
 pub mod journal;
 pub mod lane;
 pub mod layout;
+#[cfg(feature = "drain")]
+pub mod merge;
 pub mod record;
 pub mod ringview;
 pub mod site;

@@ -1,0 +1,915 @@
+//! One ring as the drain knows it: what was read and waits for its turn, and how far the journal has it.
+
+use super::Log;
+use super::cursor::{LaneCursor, Part, ProcessCursor, SlowCursor};
+use crate::channel::Stem;
+use crate::clock::{Calibration, Pair};
+use crate::journal::{CursorKey, Loss, SiteFacts as JournalSite, ThreadFacts, kind};
+use crate::lane::thread::written_count;
+use crate::layout::ring::{ack, lane, record, slot, word};
+use crate::merge;
+use crate::record::SiteFacts;
+use crate::ringview::View;
+use crate::snapshot::{Item, LaneAt, Limits, RingRead, Seen, Snapshot, Source};
+use crate::sync::Ordering::*;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// A queue of one ring: a lane with everything its owners did on the slow path, or a thread without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Key {
+    Lane(u32),
+    Thread(u64),
+}
+
+enum What {
+    Record { kind: u8, thread: u32, site: u32, ticks: u64 },
+    Owner { thread: u64, tid: u32, comm: [u8; 16] },
+    Loss { thread: u32, count: u64, from: i64, to: i64, of: Option<u32>, total: u64 },
+    Nothing,
+}
+
+struct Entry {
+    time: i64,
+    seen: u64,
+    source: Option<Source>,
+    what: What,
+    len: u32,
+}
+
+/// Entries of one lane (or lane-less thread) that are not in the journal yet.
+pub(super) struct Line {
+    key: Key,
+    entries: VecDeque<Entry>,
+    bytes: VecDeque<u8>,
+    /// Effective time of the last entry that came in, and of the last one that went out.
+    last_in: i64,
+    last_out: i64,
+    /// Entries that came in and went out, ever; and how many must have gone out for the flush under way.
+    pushed: u64,
+    popped: u64,
+    mark: u64,
+    ring: usize,
+    half_full: bool,
+}
+
+impl Line {
+    fn push(&mut self, e: Entry) {
+        self.pushed += 1;
+        self.entries.push_back(e);
+    }
+}
+
+impl merge::Queue for Line {
+    fn first(&self) -> Option<i64> {
+        self.entries.front().map(|e| e.time)
+    }
+}
+
+/// What one pass found in a ring.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Found {
+    pub seen: Seen,
+    pub records: u64,
+    pub flush: Option<u64>,
+}
+
+/// One ring: its files, how far they were read, and what of it waits for the journal.
+pub(super) struct Ring {
+    pub view: View,
+    snapshot: Snapshot,
+    pub state: State,
+    pub dead: bool,
+    /// A whole pass was made after death was established: only then is it known what it left, losses that
+    /// no marker tells included.
+    pub passed: bool,
+    /// When death was last asked for (monotonic ns).
+    pub probed: u64,
+    pub quarantined: Option<String>,
+    /// Spill bytes below this were given back.
+    punched: u64,
+    /// Length of the spill, and when it had another one (monotonic ns).
+    grown: (u64, u64),
+    flush_due: Option<u64>,
+    holes_since: Option<u64>,
+    pub last_found: Found,
+}
+
+/// What the drain knows of a ring beside its files.
+pub(super) struct State {
+    pub stem: Stem,
+    index: usize,
+    lines: HashMap<Key, Line>,
+    /// Lane of each thread that has or had one, and when that was last news.
+    lane_of: HashMap<u64, (u32, u64)>,
+    /// The journal's numbers of this ring's sites and threads.
+    sites: HashMap<u32, u32>,
+    threads: HashMap<u64, u32>,
+    pub lanes: BTreeMap<u32, LaneCursor>,
+    pub shared: SlowCursor,
+    pub spill: SlowCursor,
+    pub process: ProcessCursor,
+    dirty: Vec<Part>,
+    /// Loss known so far, in the journal or on its way there: by lane, and of threads without one; and
+    /// since when a larger one is known (monotonic ns, 0 = none is).
+    losses: HashMap<Option<u32>, (u64, u64)>,
+    anchor: Pair,
+    clock: u32,
+    bad_site_told: bool,
+    /// Entries of sites that came with their records.
+    inline_sites: usize,
+    /// No record of a ring that was there before is given an earlier time than the journal had then.
+    floor: i64,
+    /// Frames that were counted as spilled and are not there.
+    pub missing: u64,
+    /// Bytes in the lines.
+    pub queued: usize,
+}
+
+impl Ring {
+    /// Takes a ring on, from where the journal (`cursors`) and its own ack say that it was left.
+    pub fn new(
+        view: View,
+        cursors: &BTreeMap<CursorKey, Vec<u8>>,
+        known_journal: bool,
+        log: &mut Log,
+    ) -> Ring {
+        let stem = view.files.stem;
+        let of = |part: Part| {
+            cursors
+                .get(&CursorKey { nonce: stem.nonce, pid: stem.pid, part: part.number() })
+                .map(Vec::as_slice)
+        };
+        let mut short = 0; // records that `released` says are delivered and the journal does not have
+        let mut lanes = BTreeMap::new();
+        for i in 0..view.lanes() {
+            let mut c = of(Part::Lane(i)).and_then(LaneCursor::decode).unwrap_or_default();
+            let (pos, count) =
+                (view.lane_ack(i, ack::RELEASED).load(Acquire), view.lane_ack(i, ack::COUNT).load(Acquire));
+            if (pos.wrapping_sub(c.position) as i64) > 0 {
+                short += count.saturating_sub(c.count);
+                c = LaneCursor {
+                    position: pos,
+                    count,
+                    reported: view.lane_ack(i, ack::REPORTED).load(Acquire).max(c.reported),
+                    // Whose the lane was at that position, this journal does not know; whose it is, its
+                    // header does.
+                    owner: if c.owner != 0 { c.owner } else { view.lane_word(i, lane::OWNER) >> 16 },
+                    ..c
+                };
+            }
+            if c != LaneCursor::default() {
+                lanes.insert(i, c);
+            }
+        }
+        let mut slow = |part, released: u64, count: u64, start: u64| {
+            let mut c = of(part).and_then(SlowCursor::decode).unwrap_or_default();
+            c.frontier = c.frontier.max(start);
+            if released > c.frontier {
+                short += count.saturating_sub(c.count);
+                c = SlowCursor { frontier: released, count, ..SlowCursor::default() };
+            }
+            c
+        };
+        let a = |at| view.ack(at).load(Acquire);
+        let shared = slow(Part::Shared, a(ack::SHARED_RELEASED), a(ack::SHARED_COUNT), 0);
+        let header = crate::layout::spill::HEADER;
+        let spill = slow(Part::Spill, a(ack::SPILL_RELEASED), a(ack::SPILL_COUNT), header);
+        let process = of(Part::Process).and_then(ProcessCursor::decode).unwrap_or_default();
+        let seen_before = !lanes.is_empty() || shared.count + spill.count > 0;
+        let at: Vec<LaneAt> = (0..view.lanes())
+            .map(|i| lanes.get(&i).map_or(LaneAt::default(), |c| LaneAt { at: c.position, owner: c.owner }))
+            .collect();
+        let snapshot = Snapshot::new(
+            stem.nonce,
+            at,
+            (shared.frontier, shared.above.clone()),
+            (spill.frontier, spill.above.clone()),
+        );
+        let mut losses: HashMap<_, _> = lanes.iter().map(|(i, c)| (Some(*i), (c.reported, 0))).collect();
+        losses.insert(None, (process.reported, 0));
+        let lane_of = lanes.iter().filter(|(_, c)| c.owner != 0).map(|(i, c)| (c.owner, (*i, 0))).collect();
+        let clock = view.files.clock;
+        let punched = crate::layout::spill::HEADER;
+        let state = State {
+            stem,
+            index: 0,
+            lines: HashMap::new(),
+            lane_of,
+            sites: HashMap::new(),
+            threads: HashMap::new(),
+            lanes,
+            shared,
+            spill,
+            process,
+            dirty: Vec::new(),
+            losses,
+            anchor: Pair { ticks: clock.anchor_ticks, utc: clock.anchor_utc as i64 },
+            clock: clock.source,
+            bad_site_told: false,
+            inline_sites: 0,
+            floor: if seen_before { log.floor } else { 0 },
+            missing: 0,
+            queued: 0,
+        };
+        let mut ring = Ring {
+            view,
+            snapshot,
+            state,
+            dead: false,
+            passed: false,
+            probed: 0,
+            quarantined: None,
+            punched,
+            grown: (0, 0),
+            flush_due: None,
+            holes_since: None,
+            last_found: Found::default(),
+        };
+        if short > 0 {
+            if known_journal {
+                // The journal was cut or is damaged: an exact loss.
+                let line = ring.state.line(Key::Thread(0));
+                let entry = Entry {
+                    time: line.last_in.max(0),
+                    seen: 0,
+                    source: None,
+                    what: What::Loss { thread: 0, count: short, from: 0, to: 0, of: None, total: 0 },
+                    len: 0,
+                };
+                line.push(entry);
+                log.say(format!(
+                    "{stem}: {short} records had been delivered to this journal and are not in it any more"
+                ));
+            } else {
+                log.say(format!("{stem}: {short} records are in another journal; going on behind them"));
+            }
+        }
+        ring.publish();
+        ring
+    }
+
+    /// One pass over the ring. What it holds and may be delivered goes into its lines.
+    pub fn pass(&mut self, log: &mut Log, now: &Now<'_>, limits: Limits) -> Found {
+        if self.quarantined.is_some() {
+            return Found::default();
+        }
+        // Before S1: what had returned when the flush was asked for is in this pass. flush:A
+        let flush = self.view.load(word::FLUSH);
+        let asked = flush > self.view.ack(ack::FLUSHED).load(Relaxed);
+        let mut found = Found { flush: asked.then_some(flush), ..Found::default() };
+        let (view, state) = (&self.view, &mut self.state);
+        let mut records = 0;
+        let r = self.snapshot.pass(view, limits, self.dead, |item| {
+            records += u64::from(matches!(item, Item::Record { .. }));
+            state.take(view, log, now, item);
+        });
+        found.records = records;
+        match r {
+            Ok(seen) => found.seen = seen,
+            Err(v) => self.quarantine(format!("it breaks the rules: {}", v.0), log),
+        }
+        if self.view.files.cut_short() {
+            self.quarantine("one of its files was cut short".to_string(), log);
+        }
+        if found.flush.is_some()
+            && self.flush_due.is_none()
+            && self.quarantined.is_none()
+            && !found.seen.truncated
+            && !found.seen.lanes_cut
+            && found.seen.unreadable.is_none()
+        {
+            self.flush_due = found.flush;
+            self.state.lines.values_mut().for_each(|l| l.mark = l.pushed);
+        }
+        if self.quarantined.is_none() {
+            self.last_found = found;
+        }
+        found
+    }
+
+    fn quarantine(&mut self, why: String, log: &mut Log) {
+        log.say(format!(
+            "{}: {why}. This producer's ring is left alone from here on; its files stay \
+             (spillring inspect channel; spillring rm)",
+            self.view.files.path(crate::channel::Kind::Ring).display()
+        ));
+        self.quarantined = Some(why);
+        // What it had not been read to the end of must not hold the others back.
+        self.last_found = Found::default();
+    }
+
+    /// Holes of threads that are gone while their process lives.
+    pub fn skip_gone(&mut self, me: &crate::sys::process::Facts, mono: u64) {
+        if self.last_found.seen.holes == 0 || self.quarantined.is_some() {
+            self.holes_since = None;
+            return;
+        }
+        let since = *self.holes_since.get_or_insert(mono);
+        if mono.saturating_sub(since) < 500_000_000 {
+            return;
+        }
+        self.holes_since = Some(mono);
+        let them = self.view.files.identity.facts;
+        if them.pid_ns != me.pid_ns || them.boot_id != me.boot_id {
+            return;
+        }
+        for (at, s) in self.snapshot.open_holes(&self.view) {
+            if u32::from(s) >= self.view.files.geometry.slots {
+                continue;
+            }
+            let owner = self.view.slot_word(u32::from(s), slot::OWNER);
+            let tid = (owner >> 32) as u32;
+            let ours = owner & slot::TAKEN != 0 && owner & slot::FOREIGN == 0 && tid != 0;
+            if ours && !crate::sys::process::thread_exists(them.pid, tid) {
+                let (shared, dirty) = (&mut self.state.shared, &mut self.state.dirty);
+                self.snapshot.skip_open(&self.view, at, &mut |i| {
+                    if let Item::Skip { source: Source::Shared { at, len }, .. } = i {
+                        shared.resolve(at, at + len);
+                        shared.skipped += 1;
+                        dirty.push(Part::Shared);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Loss that stands in the headers and was never marked: the thread has not logged since.
+    pub fn unmarked_losses(&mut self, log: &mut Log, now: &Now<'_>, at_once: bool) {
+        if self.quarantined.is_some() {
+            return;
+        }
+        let (view, state) = (&self.view, &mut self.state);
+        let mut all = vec![(None, view.load(word::LOST))];
+        for i in (0..view.lanes_used()).filter(|i| view.lane_capacity(*i) != 0) {
+            all.push((Some(i), view.lane_word(i, lane::LOST)));
+        }
+        for (of, total) in all {
+            let (known, since) = state.losses.get(&of).copied().unwrap_or_default();
+            if total <= known {
+                continue;
+            }
+            if at_once || since != 0 && now.mono.saturating_sub(since) > 1_000_000_000 {
+                let thread = of.and_then(|l| state.lanes.get(&l)).map_or(0, |c| c.owner);
+                state.loss(view, log, of, thread, total, None, now);
+            } else if since == 0 {
+                state.losses.insert(of, (known, now.mono));
+            }
+        }
+    }
+
+    /// Whether a flush waits for what is in the lines.
+    pub fn flush_due(&self) -> bool {
+        self.flush_due.is_some()
+    }
+
+    /// Where the last pass left off: what is different now is news.
+    pub fn lane_seen(&self, i: u32) -> u64 {
+        self.snapshot.lanes[i as usize].at
+    }
+    /// The doorbell under which the spill was parsed to its end.
+    pub fn bell_seen(&self) -> u64 {
+        self.snapshot.bell().unwrap_or(u64::MAX)
+    }
+    /// The shared lane's tail word as of the last pass.
+    pub fn shared_seen(&self) -> u64 {
+        self.last_found.seen.shared_tail
+    }
+
+    /// Gives spill space back below the lowest gap, at most `most` bytes. It holds the inode lock that
+    /// appends need; `quiet`: this thread may be preempted for long while it does, so it waits until the
+    /// spill has not grown for a second or takes half of what it may.
+    pub fn punch(&mut self, most: u64, quiet: bool, mono: u64, half_quota: u64) {
+        let end = self.state.spill.frontier & !(crate::layout::PAGE - 1);
+        if end <= self.punched {
+            return;
+        }
+        let Ok(st) = self.view.files.spill_stat() else { return };
+        if st.size != self.grown.0 {
+            self.grown = (st.size, mono);
+        }
+        let still = mono.saturating_sub(self.grown.1) > 1_000_000_000;
+        let urgent = st.allocated > half_quota;
+        if !(still || urgent || !quiet && end - self.punched >= most.min(half_quota / 4)) {
+            return;
+        }
+        let len = (end - self.punched).min(most);
+        // A file that cannot be punched only keeps its space.
+        let _ = self.view.files.punch_spill(self.punched, len);
+        self.punched += len;
+    }
+
+    /// Written, delivered and lost, of a ring that is finished.
+    pub fn sums(&self) -> (u64, u64, u64) {
+        let (view, s) = (&self.view, &self.state);
+        let sum = |it: &mut dyn Iterator<Item = u64>| it.fold(0u64, u64::saturating_add);
+        let delivered = sum(&mut s.lanes.values().map(|c| c.count).chain([s.shared.count, s.spill.count]));
+        let lost = sum(&mut s.lanes.values().map(|c| c.reported).chain([s.process.reported, s.missing]));
+        let written = sum(&mut (0..view.lanes_used())
+            .map(|i| written_count(view.lane_word(i, lane::WRITTEN), view.lane_word(i, lane::TAIL))));
+        // Of a call on the slow path that had returned either the record is there, or it is missing. (A
+        // call that died in between may be there too.)
+        let slow = s.shared.count.saturating_add(s.spill.count).saturating_add(s.missing);
+        let told = lost.saturating_sub(s.missing);
+        (written.saturating_add(slow).saturating_add(told), delivered, lost)
+    }
+
+    /// Of a dead ring that was read to its end: frames whose calls had returned (each rang the doorbell
+    /// after its append) and that are not there. There are none unless somebody damaged the file; they
+    /// are told as lost.
+    pub fn missing_frames(&mut self, log: &mut Log, now: &Now<'_>) {
+        let rung = self.view.load(word::DOORBELL);
+        if self.passed && self.snapshot.drained(&self.view) && self.state.empty() {
+            let missing = rung.saturating_sub(self.state.spill.count);
+            if missing > self.state.missing {
+                let count = missing - self.state.missing;
+                self.state.missing = missing;
+                log.say(format!(
+                    "{}: {count} spilled records are damaged; they count as lost",
+                    self.state.stem
+                ));
+                let line = self.state.line(Key::Thread(0));
+                let (from, to) = (line.last_in, now.utc);
+                let what = What::Loss { thread: 0, count, from, to, of: None, total: 0 };
+                line.push(Entry { time: from.max(1), seen: now.mono, source: None, what, len: 0 });
+            }
+        }
+    }
+
+    /// Whether everything it ever held is in the journal (of a dead ring: it may be unlinked).
+    pub fn finished(&self) -> bool {
+        self.passed && self.quarantined.is_none() && self.state.empty() && self.snapshot.drained(&self.view)
+    }
+
+    /// Stores what the journal has into `P.ack`. Only after the batch with the same cursors is committed.
+    pub fn publish(&mut self) {
+        let (view, state) = (&self.view, &self.state);
+        for (i, c) in &state.lanes {
+            // Count and loss first: a reader that sees the position sees at least these.
+            view.lane_ack(*i, ack::COUNT).store(c.count, Relaxed);
+            view.lane_ack(*i, ack::REPORTED).store(c.reported, Relaxed);
+            view.lane_ack(*i, ack::RELEASED).store(c.position, Release); // room:R
+        }
+        let a = |at, v| view.ack(at).store(v, Release);
+        a(ack::SHARED_COUNT, state.shared.count);
+        a(ack::SHARED_SKIPPED, state.shared.skipped);
+        a(ack::SHARED_RELEASED, state.shared.frontier); // room:R
+        a(ack::SPILL_COUNT, state.spill.count);
+        a(ack::SPILL_RELEASED, state.spill.frontier);
+        a(ack::LOST_REPORTED, state.process.reported);
+    }
+
+    /// The flush that a pass took in whole, once nothing of it is left in the lines.
+    pub fn publish_flush(&mut self) {
+        if let Some(f) = self.flush_due
+            && self.state.lines.values().all(|l| l.popped >= l.mark)
+        {
+            self.view.ack(ack::FLUSHED).store(f, Release);
+            self.flush_due = None;
+        }
+    }
+}
+
+impl State {
+    fn line(&mut self, key: Key) -> &mut Line {
+        let ring = self.index;
+        self.lines.entry(key).or_insert_with(|| Line {
+            key,
+            entries: VecDeque::new(),
+            bytes: VecDeque::new(),
+            last_in: 0,
+            last_out: self.floor,
+            pushed: 0,
+            popped: 0,
+            mark: 0,
+            ring,
+            half_full: false,
+        })
+    }
+
+    /// UTC of a record's ticks, cut to `now`: one bad stamp must not hold up the rest.
+    pub fn time(&self, ticks: u64, now: &Now<'_>) -> i64 {
+        match now.clocks.of(self.clock) {
+            Some(c) if ticks != 0 => c.utc_of_ring(ticks, self.anchor).min(now.utc),
+            _ => now.utc,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn loss(
+        &mut self,
+        view: &View,
+        log: &mut Log,
+        of: Option<u32>,
+        thread: u64,
+        total: u64,
+        source: Option<Source>,
+        now: &Now<'_>,
+    ) {
+        let (known, _) = self.losses.get(&of).copied().unwrap_or_default();
+        if total <= known && source.is_none() {
+            return;
+        }
+        self.losses.insert(of, (known.max(total), 0));
+        let who = if thread == 0 { 0 } else { self.thread(view, thread, log) };
+        let key = of.map_or(Key::Thread(thread), Key::Lane);
+        let line = self.line(key);
+        let (from, to) = (line.last_in, now.utc);
+        let what = match total.checked_sub(known) {
+            Some(count) if count > 0 => What::Loss { thread: who, count, from, to, of, total },
+            _ => What::Nothing,
+        };
+        line.push(Entry { time: from.max(1), seen: now.mono, source, what, len: 0 });
+    }
+
+    /// The journal's number for a thread of this ring.
+    fn thread(&mut self, view: &View, number: u64, log: &mut Log) -> u32 {
+        if let Some(n) = self.threads.get(&number) {
+            return *n;
+        }
+        if self.threads.len() >= MOST_NAMES {
+            return 0;
+        }
+        // A thread without a lane: its slot knows its tid.
+        let tid = (0..view.files.geometry.slots)
+            .find(|s| view.slot_word(*s, slot::THREAD) == number)
+            .map_or(0, |s| (view.slot_word(s, slot::OWNER) >> 32) as u32);
+        self.name_thread(view, number, tid, &[], log)
+    }
+
+    fn name_thread(&mut self, view: &View, number: u64, tid: u32, name: &[u8], log: &mut Log) -> u32 {
+        let who = &view.files.identity;
+        let n = log.journal.thread(&ThreadFacts {
+            nonce: who.nonce,
+            pid: who.facts.pid,
+            start: who.facts.start,
+            boot_id: who.facts.boot_id,
+            comm: who.facts.comm,
+            thread: number,
+            tid,
+            name,
+        });
+        self.threads.insert(number, n);
+        n
+    }
+
+    fn site(&mut self, view: &View, id: u32, log: &mut Log) -> u32 {
+        if let Some(n) = self.sites.get(&id) {
+            return *n;
+        }
+        let n = match view.site(id).as_deref().map(SiteFacts::decode) {
+            Some(Ok((f, _))) => log.journal.site(&journal_site(&f)),
+            _ => {
+                if !std::mem::replace(&mut self.bad_site_told, true) {
+                    log.say(format!(
+                        "{}: site {id} cannot be read; records of such sites are kept without it",
+                        self.stem
+                    ));
+                }
+                return 0;
+            }
+        };
+        self.sites.insert(id, n);
+        n
+    }
+
+    /// Lines carry the place of their ring, which moves when another ring goes.
+    pub fn set_index(&mut self, index: usize) {
+        self.index = index;
+        self.lines.values_mut().for_each(|l| l.ring = index);
+    }
+
+    /// The lines that hold something.
+    pub fn take_lines(&mut self) -> impl Iterator<Item = Line> + '_ {
+        self.lines.extract_if(|_, l| !l.entries.is_empty()).map(|(_, l)| l)
+    }
+
+    /// Back with a line.
+    pub fn put_line(&mut self, line: Line) {
+        self.lines.insert(line.key, line);
+    }
+
+    /// Whether nothing of it waits for the journal.
+    pub fn empty(&self) -> bool {
+        self.lines.values().all(|l| l.entries.is_empty())
+    }
+
+    /// Lanes that are more than half full of what the journal does not have yet.
+    pub fn lanes_half_full(&self, view: &View) -> Vec<u32> {
+        let due = |l: &Line| match l.key {
+            Key::Lane(i) if !l.entries.is_empty() => {
+                let released = self.lanes.get(&i).map_or(0, |c| c.position);
+                let used = view.lane_tail(i).wrapping_sub(released);
+                (used > view.lane_capacity(i) / 2).then_some(i)
+            }
+            _ => None,
+        };
+        self.lines.values().filter_map(due).collect()
+    }
+
+    /// Writes the changed cursors into the batch.
+    pub fn put_cursors(&mut self, log: &mut Log) {
+        self.dirty.sort();
+        self.dirty.dedup();
+        for part in std::mem::take(&mut self.dirty) {
+            let value = match part {
+                Part::Lane(i) => self.lanes.get(&i).map(LaneCursor::encode),
+                Part::Shared => Some(self.shared.encode()),
+                Part::Spill => Some(self.spill.encode()),
+                Part::Process => Some(self.process.encode()),
+                Part::Gone => None,
+            };
+            if let Some(v) = value {
+                log.journal.cursor(self.key(part), &v);
+            }
+        }
+    }
+
+    fn key(&self, part: Part) -> CursorKey {
+        CursorKey { nonce: self.stem.nonce, pid: self.stem.pid, part: part.number() }
+    }
+
+    /// All cursors of this ring are dropped with the next batch.
+    pub fn drop_cursors(&self, log: &mut Log) {
+        let mine: Vec<CursorKey> = log
+            .journal
+            .cursors()
+            .keys()
+            .filter(|k| k.nonce == self.stem.nonce && k.pid == self.stem.pid)
+            .copied()
+            .collect();
+        for key in mine {
+            log.journal.cursor(key, &[]);
+        }
+        for n in self.threads.values() {
+            log.journal.retire_thread(*n);
+        }
+    }
+
+    /// Forgets threads that have been silent for a while and have no lane (any more): their lines, and
+    /// what the journal keeps of them. Not while a batch is under way, which may name them.
+    pub fn prune(&mut self, utc: i64, mono: u64, log: &mut Log) {
+        if log.journal.pending() {
+            return;
+        }
+        let silent = |l: &Line| {
+            l.entries.is_empty()
+                && utc.saturating_sub(l.last_in) > SILENT_NS
+                && matches!(l.key, Key::Thread(_))
+        };
+        for (key, _) in self.lines.extract_if(|_, l| silent(l)) {
+            if let Key::Thread(th) = key
+                && let Some(n) = self.threads.remove(&th)
+            {
+                log.journal.retire_thread(n);
+            }
+        }
+        let lanes = &self.lanes;
+        let left = |th: &u64, l: &u32, since: u64| {
+            lanes.get(l).is_none_or(|c| c.owner != *th) && mono.saturating_sub(since) > SILENT_NS as u64
+        };
+        if !self.empty() {
+            return; // entries of a lane may name its former owners
+        }
+        for (th, _) in self.lane_of.extract_if(|th, (l, since)| left(th, l, *since)) {
+            if let Some(n) = self.threads.remove(&th) {
+                log.journal.retire_thread(n);
+            }
+        }
+    }
+}
+
+/// How long a thread without a lane is remembered.
+const SILENT_NS: i64 = 2_000_000_000;
+/// Sites and threads of one ring that are told apart; a ring with more breaks the rules of any program.
+const MOST_NAMES: usize = 1 << 17;
+
+/// The calibrations of the clocks that rings may use.
+pub(super) struct Calibrations {
+    pub tsc: Calibration,
+    pub mono: Calibration,
+}
+
+impl Calibrations {
+    fn of(&self, source: u32) -> Option<&Calibration> {
+        match source {
+            1 | 3 => Some(&self.tsc),
+            2 => Some(&self.mono),
+            _ => None,
+        }
+    }
+}
+
+/// What a pass knows about time, read before it began.
+pub(super) struct Now<'a> {
+    pub utc: i64,
+    pub mono: u64,
+    pub clocks: &'a Calibrations,
+}
+
+pub(super) fn journal_site<'a>(f: &SiteFacts<'a>) -> JournalSite<'a> {
+    JournalSite {
+        level: f.level as u8,
+        line: f.line,
+        file: f.file,
+        target: f.target,
+        fmt: f.fmt,
+        types: f.types,
+    }
+}
+
+impl State {
+    /// One item of a pass.
+    fn take(&mut self, view: &View, log: &mut Log, now: &Now<'_>, item: Item<'_>) {
+        match item {
+            Item::Record { thread, source, kind: k, ticks, site, payload, .. } => {
+                let key = self.queue_of(thread, source);
+                let who = self.thread(view, thread, log);
+                let (site, payload) = if site != 0 {
+                    (self.site(view, site, log), payload)
+                } else if k == record::RECORD
+                    && self.inline_sites < MOST_NAMES
+                    && let Ok((f, n)) = SiteFacts::decode(payload)
+                {
+                    self.inline_sites += 1;
+                    (log.journal.site(&journal_site(&f)), &payload[n..])
+                } else {
+                    (0, payload)
+                };
+                let kind = match k {
+                    record::RECORD => kind::LOG,
+                    record::CAPTURE => kind::OUTPUT,
+                    other => other,
+                };
+                let time = self.time(ticks, now);
+                self.queued += payload.len() + size_of::<Entry>();
+                let line = self.line(key);
+                line.last_in = line.last_in.max(time);
+                line.bytes.extend(payload);
+                line.push(Entry {
+                    time: line.last_in,
+                    seen: now.mono,
+                    source: Some(source),
+                    what: What::Record { kind, thread: who, site, ticks },
+                    len: payload.len() as u32,
+                });
+            }
+            Item::Thread { lane, end, thread, tid, comm } => {
+                self.lane_of.values_mut().filter(|(l, _)| *l == lane).for_each(|v| v.1 = now.mono);
+                self.lane_of.insert(thread, (lane, now.mono));
+                let name = comm.split(|b| *b == 0).next().unwrap_or(&[]);
+                self.name_thread(view, thread, tid, name, log);
+                let line = self.line(Key::Lane(lane));
+                let what = What::Owner { thread, tid, comm };
+                let source = Some(Source::Lane { lane, end });
+                line.push(Entry { time: line.last_in, seen: now.mono, source, what, len: 0 });
+            }
+            Item::Loss { lane, thread, lost, source } => {
+                self.loss(view, log, lane, thread, lost, source, now);
+            }
+            Item::Skip { source, hole } => match source {
+                Source::Shared { at, len } => {
+                    self.shared.resolve(at, at + len);
+                    if hole {
+                        self.shared.skipped_granules += len;
+                    }
+                    self.dirty.push(Part::Shared);
+                }
+                Source::Spill { at, len } => {
+                    self.spill.resolve(at, at + len);
+                    self.dirty.push(Part::Spill);
+                }
+                Source::Lane { .. } => {}
+            },
+        }
+    }
+
+    fn queue_of(&self, thread: u64, source: Source) -> Key {
+        match source {
+            Source::Lane { lane, .. } => Key::Lane(lane),
+            _ => match self.lane_of.get(&thread) {
+                Some((lane, _)) => Key::Lane(*lane),
+                None => Key::Thread(thread),
+            },
+        }
+    }
+
+    /// The journal has taken the entry: the cursors move. (Published after the commit.)
+    fn settle(&mut self, source: Option<Source>, what: &What) {
+        let counted = u64::from(matches!(what, What::Record { .. }));
+        match source {
+            Some(Source::Lane { lane, end }) => {
+                let c = self.lanes.entry(lane).or_default();
+                c.position = end;
+                c.count += counted;
+                if let What::Owner { thread, tid, comm } = what {
+                    (c.owner, c.tid, c.comm) = (*thread, *tid, *comm);
+                }
+                self.dirty.push(Part::Lane(lane));
+            }
+            Some(Source::Shared { at, len }) => {
+                self.shared.resolve(at, at + len);
+                self.shared.count += counted;
+                self.dirty.push(Part::Shared);
+            }
+            Some(Source::Spill { at, len }) => {
+                self.spill.resolve(at, at + len);
+                self.spill.count += counted;
+                self.dirty.push(Part::Spill);
+            }
+            None => {}
+        }
+        if let What::Loss { of, count, total, .. } = what {
+            // Added, not set: what threads without a lane lost stands in lines of several threads, and a
+            // later part of the count may be written before an earlier one.
+            match of {
+                Some(l) => {
+                    self.lanes.entry(*l).or_default().reported += count;
+                    self.dirty.push(Part::Lane(*l));
+                }
+                None if *total != 0 => {
+                    self.process.reported += count;
+                    self.dirty.push(Part::Process);
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+impl Line {
+    pub fn ring(&self) -> usize {
+        self.ring
+    }
+    pub fn set_half_full(&mut self, v: bool) {
+        self.half_full = v;
+    }
+    /// Its lane, if it is one.
+    pub fn lane(&self) -> Option<u32> {
+        match self.key {
+            Key::Lane(l) => Some(l),
+            Key::Thread(_) => None,
+        }
+    }
+    /// Which of its entries are due by rule.
+    pub fn due(&self, seen_before: u64, all: bool) -> merge::Due {
+        let last = self.entries.back().map(|e| e.time);
+        let n = self.entries.partition_point(|e| e.seen <= seen_before);
+        merge::Due {
+            seen: n.checked_sub(1).map(|i| self.entries[i].time),
+            all: if all || self.half_full { last } else { None },
+        }
+    }
+
+    /// Moves the first entry into the batch. False: the batch would not take it.
+    pub fn pop(&mut self, rings: &mut [Ring], log: &mut Log) -> bool {
+        let Some(e) = self.entries.front() else { return true };
+        let ring = &mut rings[self.ring].state;
+        match &e.what {
+            What::Record { kind, thread, site, ticks } => {
+                let n = e.len as usize;
+                let (a, b) = self.bytes.as_slices();
+                let joined;
+                let payload = if n <= a.len() {
+                    &a[..n]
+                } else {
+                    joined = [a, &b[..n - a.len()]].concat();
+                    &joined
+                };
+                let time = e.time.max(self.last_out);
+                if let Err(error) = log.record(*kind, *thread, *site, time, *ticks, payload) {
+                    if log.journal.batch_bytes() > 0 {
+                        return false; // the batch is full: commit it first
+                    }
+                    // Even alone the journal would not have it. It must not stand in the way for ever.
+                    log.say(format!("{}: a record cannot be stored and counts as lost: {error}", ring.stem));
+                    let loss = Loss { count: 1, from_utc: time, to_utc: time };
+                    if log.record(kind::LOSS, 0, 0, time, 0, &loss.encode()).is_err() {
+                        return false;
+                    }
+                    log.totals.lost = log.totals.lost.saturating_add(1);
+                } else {
+                    log.totals.records += 1;
+                    log.totals.bytes += n as u64;
+                    log.totals.spilled += u64::from(matches!(e.source, Some(Source::Spill { .. })));
+                }
+                self.last_out = time;
+                self.bytes.drain(..n);
+                ring.queued = ring.queued.saturating_sub(n + size_of::<Entry>());
+            }
+            What::Loss { thread, count, from, to, .. } => {
+                let loss = Loss { count: *count, from_utc: *from, to_utc: *to };
+                let time = e.time.max(self.last_out);
+                if log.record(kind::LOSS, *thread, 0, time, 0, &loss.encode()).is_err() {
+                    return false;
+                }
+                log.totals.lost = log.totals.lost.saturating_add(*count);
+            }
+            What::Owner { .. } | What::Nothing => {}
+        }
+        if let Some(e) = self.entries.pop_front() {
+            self.popped += 1;
+            ring.settle(e.source, &e.what);
+        }
+        true
+    }
+}

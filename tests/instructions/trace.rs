@@ -1,0 +1,190 @@
+//! A child process under ptrace, stepped by single instructions.
+
+use std::io;
+
+/// Why a traced process stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// One instruction was executed (or a signal's frame was set up).
+    Stepped,
+    /// It executed `int3`.
+    Trap,
+    /// A signal is about to be delivered.
+    Signal(i32),
+    /// It has forked; the child is stopped too.
+    Forked(i32),
+    /// It is gone.
+    Gone(i32),
+}
+
+/// A process that this thread traces. Dropping it kills it.
+pub struct Traced {
+    pub pid: i32,
+    gone: bool,
+}
+
+fn check(r: libc::c_long, what: &str) -> io::Result<libc::c_long> {
+    if r < 0 {
+        let e = io::Error::last_os_error();
+        return Err(io::Error::new(e.kind(), format!("ptrace {what}: {e}")));
+    }
+    Ok(r)
+}
+
+const SI_KERNEL: i32 = 0x80;
+
+impl Traced {
+    /// Forks; the child asks to be traced, stops, then runs `f` on the processor of the tracer (a stop and
+    /// a wake on one processor need no interrupt between two).
+    pub fn fork(f: impl FnOnce()) -> io::Result<Traced> {
+        // SAFETY: the tracer has one thread; the child runs `f` and never returns into the caller's frames.
+        unsafe {
+            let pid = libc::fork();
+            if pid < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            if pid == 0 {
+                let none = core::ptr::null_mut::<libc::c_void>();
+                if libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) < 0 {
+                    libc::_exit(99);
+                }
+                libc::raise(libc::SIGSTOP);
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+                libc::_exit(i32::from(ended.is_err()));
+            }
+            let me = Traced { pid, gone: false };
+            let mut st = 0;
+            libc::waitpid(pid, &mut st, 0);
+            if !libc::WIFSTOPPED(st) {
+                let e = io::ErrorKind::PermissionDenied;
+                return Err(io::Error::new(e, "ptrace is not permitted (PTRACE_TRACEME failed)"));
+            }
+            let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK;
+            check(libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0usize, options as usize), "SETOPTIONS")?;
+            Ok(me)
+        }
+    }
+
+    /// A process that the kernel has attached by TRACEFORK; waits for its first stop.
+    pub fn adopt(pid: i32) -> Traced {
+        let mut st = 0;
+        // SAFETY: waits for a traced process of this thread.
+        unsafe { libc::waitpid(pid, &mut st, libc::__WALL) };
+        Traced { pid, gone: false }
+    }
+
+    fn resume(&mut self, request: libc::c_uint, signal: i32) -> io::Result<Stop> {
+        // SAFETY: requests on a stopped process that this thread traces.
+        unsafe {
+            check(libc::ptrace(request, self.pid, 0usize, signal as usize), "resume")?;
+            let mut st = 0;
+            while libc::waitpid(self.pid, &mut st, libc::__WALL) < 0 {
+                if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            if !libc::WIFSTOPPED(st) {
+                self.gone = true;
+                return Ok(Stop::Gone(st));
+            }
+            if st >> 8 == (libc::SIGTRAP | libc::PTRACE_EVENT_FORK << 8) {
+                let mut child = 0usize;
+                let to = (&raw mut child).cast::<libc::c_void>();
+                check(libc::ptrace(libc::PTRACE_GETEVENTMSG, self.pid, 0usize, to), "GETEVENTMSG")?;
+                return Ok(Stop::Forked(child as i32));
+            }
+            match libc::WSTOPSIG(st) {
+                libc::SIGTRAP => {}
+                s => return Ok(Stop::Signal(s)),
+            }
+            if request == libc::PTRACE_SINGLESTEP as libc::c_uint {
+                return Ok(Stop::Stepped);
+            }
+            Ok(if self.was_trap()? { Stop::Trap } else { Stop::Stepped })
+        }
+    }
+
+    /// Whether the present SIGTRAP came from an `int3`.
+    pub fn was_trap(&self) -> io::Result<bool> {
+        // SAFETY: a siginfo is plain bits, filled by the call.
+        unsafe {
+            let mut si: libc::siginfo_t = core::mem::zeroed();
+            let to = (&raw mut si).cast::<libc::c_void>();
+            check(libc::ptrace(libc::PTRACE_GETSIGINFO, self.pid, 0usize, to), "GETSIGINFO")?;
+            Ok(si.si_code == SI_KERNEL)
+        }
+    }
+
+    /// One instruction (one iteration of a repeated one, or one whole system call); `signal` is delivered
+    /// first, 0 = none.
+    pub fn step(&mut self, signal: i32) -> io::Result<Stop> {
+        self.resume(libc::PTRACE_SINGLESTEP as libc::c_uint, signal)
+    }
+
+    /// Runs to the next `int3`; signals on the way are delivered.
+    pub fn run_to_trap(&mut self) -> io::Result<Stop> {
+        let mut signal = 0;
+        loop {
+            match self.resume(libc::PTRACE_CONT as libc::c_uint, signal)? {
+                Stop::Signal(libc::SIGSTOP) | Stop::Stepped => signal = 0,
+                Stop::Signal(s) => signal = s,
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Runs until the `n`th next system call has returned. A program with no `int3` on the way.
+    pub fn run_to_syscall_exit(&mut self, n: u64) -> io::Result<Stop> {
+        let mut last = Stop::Stepped;
+        for _ in 0..n * 2 {
+            last = self.resume(libc::PTRACE_SYSCALL as libc::c_uint, 0)?;
+            if last != Stop::Stepped {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Lets it run, unwatched.
+    pub fn go(&mut self) -> io::Result<()> {
+        // SAFETY: as in `resume`.
+        unsafe { check(libc::ptrace(libc::PTRACE_CONT, self.pid, 0usize, 0usize), "CONT").map(drop) }
+    }
+
+    /// Instruction pointer, and whether the last instruction was a system call (which leaves the address
+    /// behind it in `rcx`).
+    pub fn at(&self) -> io::Result<(u64, bool)> {
+        // SAFETY: registers are plain bits, filled by the call.
+        unsafe {
+            let mut r: libc::user_regs_struct = core::mem::zeroed();
+            let to = (&raw mut r).cast::<libc::c_void>();
+            check(libc::ptrace(libc::PTRACE_GETREGS, self.pid, 0usize, to), "GETREGS")?;
+            // A call through `rcx` looks alike: ask what stands there.
+            let word = || libc::ptrace(libc::PTRACE_PEEKTEXT, self.pid, r.rip as usize - 2, 0usize);
+            Ok((r.rip, r.rcx == r.rip && word() & 0xffff == 0x050f))
+        }
+    }
+
+    /// SIGKILL, and the end of it.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if !self.gone {
+            self.gone = true;
+            let mut st = 0;
+            // SAFETY: a child of ours that nobody has waited for.
+            unsafe {
+                libc::kill(self.pid, libc::SIGKILL);
+                while libc::waitpid(self.pid, &mut st, libc::__WALL) == self.pid && libc::WIFSTOPPED(st) {}
+            }
+        }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
