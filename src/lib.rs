@@ -47,6 +47,8 @@ pub mod layout;
 pub mod merge;
 pub mod record;
 pub mod ringview;
+#[cfg(feature = "drain")]
+pub mod sink;
 pub mod site;
 pub mod snapshot;
 pub mod spill;

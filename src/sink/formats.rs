@@ -1,0 +1,126 @@
+//! Compiled format strings and what else is the same for all records of a site or a thread.
+
+use std::sync::Arc;
+
+use super::escape::escape;
+use crate::journal::{Entry, Site, Thread};
+use crate::record::{CompiledFormat, Level};
+
+/// Entries of each cache. Numbers of sites and threads are dense, so most programs fit.
+const SLOTS: usize = 2048;
+
+/// What is the same for all records of a site.
+#[derive(Debug)]
+pub(super) struct SiteText {
+    site: Arc<Site>,
+    pub format: CompiledFormat,
+    /// Level and target: `INFO  app::db`.
+    pub head: Box<[u8]>,
+    /// File and line, and the end of the line: ` (src/db.rs:12)\n`.
+    pub tail: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct ThreadText {
+    thread: Arc<Thread>,
+    /// `[pid:tid]`.
+    text: Box<[u8]>,
+}
+
+/// Caches, each a table with one place a number. An entry is used only for the very site (thread) it was
+/// made of, whose memory it keeps: numbers begin anew with every segment.
+#[derive(Debug)]
+pub struct Formats {
+    sites: Vec<Option<SiteText>>,
+    threads: Vec<Option<ThreadText>>,
+}
+
+impl Default for Formats {
+    fn default() -> Self {
+        let (mut sites, mut threads) = (Vec::new(), Vec::new());
+        sites.resize_with(SLOTS, || None);
+        threads.resize_with(SLOTS, || None);
+        Formats { sites, threads }
+    }
+}
+
+impl Formats {
+    /// What is the same for all records of this one's site (`None`: it has none), and `[pid:tid]`.
+    #[inline]
+    pub(super) fn both(&mut self, e: &Entry<'_>) -> (Option<&SiteText>, &[u8]) {
+        (site_of(&mut self.sites, e), thread_of(&mut self.threads, e))
+    }
+
+    /// `[pid:tid]` of a record.
+    #[inline]
+    pub(super) fn thread(&mut self, e: &Entry<'_>) -> &[u8] {
+        thread_of(&mut self.threads, e)
+    }
+
+    /// The message of a log record, as `format!` would have made it.
+    #[inline]
+    pub(super) fn message(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
+        match site_of(&mut self.sites, e) {
+            // What is wrong with a damaged one stands in the text.
+            Some(s) => drop(s.format.render(e.payload, out)),
+            None => no_site(e, out),
+        }
+    }
+}
+
+#[inline]
+fn site_of<'a>(slots: &'a mut [Option<SiteText>], e: &Entry<'_>) -> Option<&'a SiteText> {
+    let site = e.site?;
+    let slot = &mut slots[e.site_ref as usize % SLOTS];
+    if !slot.as_ref().is_some_and(|s| Arc::ptr_eq(&s.site, site)) {
+        *slot = Some(site_text(site));
+    }
+    slot.as_ref()
+}
+
+#[inline]
+fn thread_of<'a>(slots: &'a mut [Option<ThreadText>], e: &Entry<'_>) -> &'a [u8] {
+    let slot = &mut slots[e.thread_ref as usize % SLOTS];
+    if !slot.as_ref().is_some_and(|t| Arc::ptr_eq(&t.thread, e.thread)) {
+        *slot = None;
+    }
+    let make = || ThreadText {
+        thread: e.thread.clone(),
+        text: format!("[{}:{}]", e.thread.pid, e.thread.tid).into_bytes().into(),
+    };
+    &slot.get_or_insert_with(make).text
+}
+
+/// The message of a record whose call site is not known.
+pub(super) fn no_site(e: &Entry<'_>, out: &mut Vec<u8>) {
+    let n = e.payload.len();
+    out.extend_from_slice(
+        format!("(the call site stood in a damaged part of the journal; {n} bytes of arguments)").as_bytes(),
+    );
+}
+
+/// The level's column, five letters wide.
+pub(super) fn level(level: u8) -> &'static [u8; 6] {
+    match Level::from_u8(level) {
+        Some(Level::Trace) => b"TRACE ",
+        Some(Level::Debug) => b"DEBUG ",
+        Some(Level::Info) => b"INFO  ",
+        Some(Level::Warn) => b"WARN  ",
+        Some(Level::Error) => b"ERROR ",
+        None => b"-     ",
+    }
+}
+
+fn site_text(site: &Arc<Site>) -> SiteText {
+    let mut head = level(site.level).to_vec();
+    escape(&site.target, &mut head);
+    let mut tail = Vec::new();
+    if site.line != 0 || !site.file.is_empty() {
+        tail.extend_from_slice(b" (");
+        escape(&site.file, &mut tail);
+        tail.extend_from_slice(format!(":{})", site.line).as_bytes());
+    }
+    tail.push(b'\n');
+    let format = CompiledFormat::new(&site.fmt, &site.types);
+    SiteText { site: site.clone(), format, head: head.into(), tail: tail.into() }
+}

@@ -1,0 +1,201 @@
+//! The sink that writes to one or two descriptors.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
+
+use super::output::Out;
+use super::{Dest, Format, Formatter, Gap, Output, Raw, Sink, SinkSpec, Take, Text, Watch, WriteEnd};
+use crate::error::Result;
+use crate::journal::Entry;
+use crate::sys::FileId;
+
+/// Limit: bytes of the end of a file that are compared on restart. More than one write of a sink.
+const MAX_COMPARED: u64 = 8 << 20;
+/// A buffer that has grown beyond this is given back.
+const KEEP: usize = 1 << 20;
+
+/// Writes to stdout, stderr, both, or a file.
+pub struct Stream {
+    format: Box<dyn Formatter>,
+    take: Take,
+    buf: Vec<u8>,
+    /// Where the buffer goes: up to which byte, and whither. The last one goes to the end.
+    runs: Vec<(usize, Dest)>,
+    dest: Dest,
+    written: u64,
+    /// Bytes that are not to be written: they are there already.
+    skip: u64,
+    /// The end of the file that is to be compared with what comes.
+    there: Vec<u8>,
+    outs: [Option<Out>; 2],
+    path: Option<std::path::PathBuf>,
+}
+
+impl Stream {
+    /// Opens the outputs.
+    ///
+    /// # Errors
+    /// [`Code::Os`](crate::error::Code::Os), `Permission`, `NoSpace`: an output cannot be opened.
+    pub fn open(spec: &SinkSpec) -> Result<Stream> {
+        let apart = spec.output == Output::StdoutStderr && spec.format == Format::Raw;
+        let outs = match &spec.output {
+            Output::Stdout => [Some(Out::standard(false)?), None],
+            Output::Stderr => [Some(Out::standard(true)?), None],
+            Output::StdoutStderr => [Some(Out::standard(false)?), Some(Out::standard(true)?)],
+            Output::File(path) => [Some(Out::append(path)?), None],
+        };
+        let format: Box<dyn Formatter> = match spec.format {
+            Format::Raw => Box::new(Raw::new(apart)),
+            Format::Text => Box::new(Text::new()),
+        };
+        let path = match &spec.output {
+            Output::File(path) => Some(path.clone()),
+            _ => None,
+        };
+        Ok(Stream {
+            format,
+            take: spec.take,
+            buf: Vec::new(),
+            runs: Vec::new(),
+            dest: Dest::Out,
+            written: 0,
+            skip: 0,
+            there: Vec::new(),
+            outs,
+            path,
+        })
+    }
+
+    /// What was appended since the buffer was `from` bytes long goes to `dest`.
+    #[inline]
+    fn went(&mut self, from: usize, dest: Dest) {
+        if dest != self.dest && self.buf.len() > from {
+            if from > 0 {
+                self.runs.push((from, self.dest));
+            }
+            self.dest = dest;
+        }
+    }
+
+    /// Bytes at the beginning of the buffer that the output has already.
+    fn already(&mut self) -> usize {
+        let skip = self.skip.min(self.buf.len() as u64);
+        self.skip -= skip;
+        let skip = skip as usize;
+        if self.there.is_empty() {
+            return skip;
+        }
+        let (new, there) = (&self.buf[skip..], std::mem::take(&mut self.there));
+        let same = new.iter().zip(&there).take_while(|(a, b)| a == b).count();
+        if same == there.len() {
+            // All that is there is ours; a kill may have cut it anywhere.
+            skip + same
+        } else if same == new.len() {
+            self.there = there[same..].to_vec();
+            skip + same
+        } else {
+            // Somebody else's bytes begin: whole lines up to there are ours.
+            skip + new[..same].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1)
+        }
+    }
+}
+
+impl Sink for Stream {
+    #[inline]
+    fn entry(&mut self, e: &Entry<'_>) {
+        if self.take.wants(e) {
+            let from = self.buf.len();
+            let dest = self.format.entry(e, &mut self.buf);
+            self.went(from, dest);
+        }
+    }
+
+    fn gap(&mut self, gap: &Gap) {
+        if self.take != Take::Stdout {
+            let from = self.buf.len();
+            let dest = self.format.gap(gap, &mut self.buf);
+            self.went(from, dest);
+        }
+    }
+
+    fn buffered(&self) -> usize {
+        self.buf.len()
+    }
+
+    fn flush(&mut self, watch: &dyn Watch) -> std::result::Result<(), WriteEnd> {
+        let skip = self.already();
+        self.written = skip as u64;
+        let mut at = 0;
+        let last = (self.buf.len(), self.dest);
+        for &(end, dest) in self.runs.iter().chain([&last]) {
+            let from = at.max(skip).min(end);
+            at = end;
+            let [first, second] = &mut self.outs;
+            let out = if dest == Dest::Err && second.is_some() { second } else { first };
+            if let Some(out) = out {
+                out.write_all(&self.buf[from..end], &mut self.written, watch)?;
+            }
+        }
+        self.runs.clear();
+        self.dest = Dest::Out;
+        self.written = 0;
+        self.buf.clear();
+        self.buf.shrink_to(KEEP);
+        Ok(())
+    }
+
+    fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.skip = bytes;
+    }
+
+    fn skipping(&self) -> u64 {
+        self.skip
+    }
+
+    fn file(&self) -> Option<(FileId, u64)> {
+        self.path.as_ref()?;
+        self.outs[0].as_ref()?.regular()
+    }
+
+    fn resume(&mut self, (id, len): (FileId, u64)) {
+        let (Some((now, end)), Some(path)) = (self.file(), &self.path) else { return };
+        if now != id || end <= len {
+            return;
+        }
+        // A file that may be written and not read is not compared.
+        let Ok(file) = File::open(path) else { return };
+        let mut there = vec![0; (end - len).min(MAX_COMPARED) as usize];
+        let mut n = 0;
+        while n < there.len() {
+            match file.read_at(&mut there[n..], len + n as u64) {
+                Ok(0) => break,
+                Ok(k) => n += k,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        there.truncate(n);
+        self.there = there;
+    }
+
+    fn formatter(&mut self) -> &mut dyn Formatter {
+        &mut *self.format
+    }
+
+    fn settle(&mut self, now_ms: Option<u64>) {
+        let from = self.buf.len();
+        self.format.settle(now_ms, &mut self.buf);
+        self.went(from, Dest::Out);
+    }
+
+    fn finish(&mut self) {
+        let from = self.buf.len();
+        self.format.finish(&mut self.buf);
+        self.went(from, Dest::Out);
+    }
+}
