@@ -1,0 +1,384 @@
+//! The command line: typed arguments, checked before anything is opened, and the table of exit statuses.
+
+/// A line on stderr, after the program's name.
+macro_rules! say {
+    ($($t:tt)*) => { crate::cli::print_line(&format!($($t)*)) };
+}
+
+mod capture;
+mod cat;
+mod counts;
+mod drain;
+mod engine;
+mod inspect;
+mod ls;
+mod place;
+mod rm;
+mod run;
+mod stat;
+
+use clap::{Parser, Subcommand};
+use place::ChannelArg;
+use spillring::env::{Settings, TABLE};
+use spillring::sys::child;
+use spillring::{Code, Error};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// How a command ended. `run` ends with its command's status instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All is well.
+    Done = 0,
+    /// An error, which was named; `stat`: the numbers do not add up.
+    Failed = 1,
+    /// An argument that is not allowed.
+    Usage = 2,
+    /// `drain`: all is in the journal, a sink has not got all of it.
+    SinkLags = 3,
+    /// There is no such channel or journal.
+    NoChannel = 4,
+    /// Another drain has the channel; `rm`: it is in use.
+    InUse = 5,
+    /// `cat`, `inspect`: a part of the journal or a file is damaged; the rest was shown.
+    Damaged = 6,
+    /// `run --strict`: run itself failed, and the command was not started.
+    RunFailed = 125,
+    /// `run`: the command is not executable.
+    NotExecutable = 126,
+    /// `run`: there is no such command.
+    NotFound = 127,
+}
+
+/// Exit statuses as `--help` shows them.
+pub const EXITS: &[(&str, &str)] = &[
+    ("0", "done"),
+    ("1", "an error, named on stderr; stat: the numbers do not add up"),
+    ("2", "an argument that is not allowed"),
+    ("3", "drain: a sink has not got all that is in the journal"),
+    ("4", "there is no such channel or journal"),
+    ("5", "drain: another drain has the channel; rm: it is in use"),
+    ("6", "cat, inspect: a part is damaged; the rest was shown"),
+    ("125", "run --strict: run itself failed, the command was not started"),
+    ("126", "run: the command is not executable"),
+    ("127", "run: there is no such command"),
+    ("128+n", "run: signal n ended the command"),
+    ("other", "run: the command's own status"),
+];
+
+impl From<Exit> for ExitCode {
+    fn from(e: Exit) -> ExitCode {
+        ExitCode::from(e as u8)
+    }
+}
+
+impl From<&Error> for Exit {
+    fn from(e: &Error) -> Exit {
+        match e.code {
+            Code::NoChannel => Exit::NoChannel,
+            Code::DrainRunning => Exit::InUse,
+            Code::Damaged => Exit::Damaged,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+const ABOUT: &str = "\
+Runs a command, or serves programs that log through the spillring library, so that nothing that was \
+logged is lost: records go through shared memory, which outlives the program that wrote them, into a \
+journal on disk, and from there to wherever they are wanted.";
+
+const EXAMPLES: &str = "\
+Examples:
+  spillring run -- make -j8                    as `make -j8`, and everything it printed is in a journal
+  spillring run -o build.log -- make -j8       the same, with a time before each line, into a file
+  spillring drain web &                        serve the channel `web` ...
+  SPILLRING_CHANNEL=web ./server               ... for a program that logs to it
+  spillring cat web                            what is in its journal
+  spillring stat web                           written = delivered + pending + suppressed + lost ?
+  spillring ls                                 all channels, their producers and what is pending";
+
+/// The part of `--help` behind the options.
+fn after_help() -> String {
+    let mut s = format!("{EXAMPLES}\n\nExit status:\n");
+    for (status, what) in EXITS {
+        let _ = writeln!(s, "  {status:<6} {what}");
+    }
+    s.push_str("\nEnvironment (a value that is not allowed is named, and the default is used):\n");
+    for v in TABLE {
+        let _ = writeln!(s, "  {} ({}): {}", v.name, v.unit, v.help);
+        let _ = writeln!(s, "      default {}; allowed: {}", v.default, v.bound);
+    }
+    s.push_str("\nSizes take k, m, g and t (powers of 1024); times take us, ms, s, m, h and d.");
+    s
+}
+
+const RUN: &str = "\
+Runs COMMAND as it would run by itself, captures its stdout and stderr as records, and prints them: what \
+it wrote to stdout goes to stdout, what it wrote to stderr to stderr, byte for byte. A reader that stops \
+reading never slows the command: what it printed is in the journal, and comes out when the reader returns.
+
+The command gets a channel by SPILLRING_DIR and SPILLRING_CHANNEL; what it logs there through the library \
+is in the same journal. stdin is its own. It stays in this process group; a signal that is sent to \
+spillring is passed on once. The exit status is the command's.
+
+If no channel can be made, a line on stderr says why, and the command runs on the streams as they are.";
+
+const DRAIN: &str = "\
+Serves CHANNEL until it gets SIGTERM or SIGINT: takes every record from the shared memory of its \
+producers, dead ones included, in order into the journal; and from there to each output.
+
+At the end everything is in the journal. Outputs get SPILLRING_FLUSH_TIMEOUT beyond their last progress; \
+if one has not got all by then, a line names it, what is pending and the command that prints it, and the \
+exit status is 3. The next drain goes on where each output stopped.";
+
+const CAT: &str = "\
+Prints the journal of CHANNEL to stdout, oldest record first. It never disturbs who logs or who drains. \
+What is damaged or was deleted is said on stderr, and the rest is printed.";
+
+const STAT: &str = "\
+Shows what became of every record of CHANNEL: written = delivered + pending + suppressed + lost, for every \
+lane of every producer; what each output lags behind; how long calls were in the kernel.
+
+`delivered` is what is in the journal. The exit status is 1 when that does not add up: `pending` is \
+negative, or is not 0 although every producer is dead and the drain has passed.";
+
+const LS: &str = "\
+Lists the channels in SPILLRING_DIR: the pid of the drain, producers alive and dead, and how many records \
+and bytes are not in the journal yet.";
+
+const RM: &str = "\
+Removes a channel: its files in shared memory, and its journal. It refuses while a producer lives, while a \
+drain runs, and while there are records that are in no journal yet.";
+
+#[derive(Parser, Debug)]
+#[command(name = "spillring", version, about = ABOUT, after_long_help = after_help(), max_term_width = 110)]
+#[command(after_help = "--help shows examples, exit statuses and the environment.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a command and keep what it prints
+    #[command(long_about = RUN)]
+    Run(RunArgs),
+    /// Deliver a channel: shared memory to journal, journal to files
+    #[command(long_about = DRAIN)]
+    Drain(DrainArgs),
+    /// Print the journal of a channel
+    #[command(long_about = CAT)]
+    Cat(CatArgs),
+    /// Show the counters of a channel, and whether they add up
+    #[command(long_about = STAT)]
+    Stat(StatArgs),
+    /// List the channels
+    #[command(long_about = LS)]
+    Ls(LsArgs),
+    /// Remove a channel and its journal
+    #[command(long_about = RM)]
+    Rm(RmArgs),
+    /// Show what is in the files, field by field or batch by batch
+    #[command(subcommand)]
+    Inspect(InspectCommand),
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// What was captured, byte for byte
+    Raw,
+    /// A line a record: time, level, process, target, text
+    Text,
+}
+
+/// Arguments of `run`.
+#[derive(clap::Args, Debug)]
+pub struct RunArgs {
+    /// Append to FILE (made with mode 0600) instead of printing; the format is then text
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Form of the output [default: raw; with -o: text]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Name of the channel; without one it is made for this run, and removed when all was delivered
+    #[arg(long, value_name = "NAME", value_parser = place::channel_name)]
+    channel: Option<String>,
+    /// Leave stdout and stderr alone: only provide a channel
+    #[arg(long)]
+    no_capture: bool,
+    /// Do not start the command when no channel can be made: exit with 125
+    #[arg(long)]
+    strict: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Arguments of `drain`.
+#[derive(clap::Args, Debug)]
+pub struct DrainArgs {
+    /// Name of a channel, or the path of its directory
+    channel: ChannelArg,
+    /// Also append to FILE (made with mode 0600), `-` = stdout; may be given several times
+    #[arg(short, long, value_name = "FILE")]
+    output: Vec<PathBuf>,
+    /// Form of the outputs
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Arguments of `cat`.
+#[derive(clap::Args, Debug)]
+pub struct CatArgs {
+    /// Name of a channel, the path of its directory, or that of a journal
+    channel: ChannelArg,
+    /// Form of the output; raw prints what was captured (stdout and stderr) and nothing else
+    /// [default: text; for a sink of run: raw]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Begin where the sink NAME stopped (`drain` and `run` print it when one lags)
+    #[arg(long, value_name = "NAME")]
+    from_sink: Option<String>,
+}
+
+/// Arguments of `stat`.
+#[derive(clap::Args, Debug)]
+pub struct StatArgs {
+    /// Name of a channel, or the path of its directory [default: SPILLRING_CHANNEL]
+    channel: Option<ChannelArg>,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `ls`.
+#[derive(clap::Args, Debug)]
+pub struct LsArgs {}
+
+/// Arguments of `rm`.
+#[derive(clap::Args, Debug)]
+pub struct RmArgs {
+    /// Names of channels, or paths of their directories
+    #[arg(required = true)]
+    channel: Vec<ChannelArg>,
+    /// Whatever lives, runs or is pending
+    #[arg(long)]
+    force: bool,
+    /// Leave the journal
+    #[arg(long)]
+    keep_journal: bool,
+}
+
+/// What `inspect` shows.
+#[derive(Subcommand, Debug)]
+pub enum InspectCommand {
+    /// Every field of every file: offset, size, name
+    Layout,
+    /// The headers of a channel's files
+    Channel {
+        /// Name of a channel, or the path of its directory
+        channel: ChannelArg,
+    },
+    /// Segments and batches of a journal, and what is damaged
+    Journal {
+        /// Name of a channel, the path of its directory, or that of a journal
+        channel: ChannelArg,
+    },
+}
+
+/// In one write, so that no other line comes between; and where nobody hears it, the work goes on.
+fn print_line(line: &str) {
+    let line = format!("spillring: {}\n", line.strip_prefix("spillring: ").unwrap_or(line));
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // clap's own status for a usage error is 2; help and version are no error.
+            let _ = e.print();
+            return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    if !matches!(cli.command, Command::Run(_) | Command::Drain(_)) {
+        child::restore_sigpipe();
+    }
+    let (settings, problems) = Settings::from_env();
+    for p in &problems {
+        say!("{p}");
+    }
+    let done = match cli.command {
+        Command::Run(args) => return run::run(&args, settings),
+        Command::Drain(args) => drain::run(&args, &settings),
+        Command::Cat(args) => cat::run(&args, &settings),
+        Command::Stat(args) => stat::run(&args, &settings),
+        Command::Ls(args) => ls::run(&args, &settings),
+        Command::Rm(args) => rm::run(&args, &settings),
+        Command::Inspect(what) => inspect::run(&what, &settings),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(e) => {
+            say!("{e}");
+            Exit::from(&e).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(args: &[&str]) -> Result<Command, String> {
+        let all = ["spillring"].iter().chain(args);
+        Cli::try_parse_from(all).map(|c| c.command).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn run_takes_the_rest_as_its_command() {
+        let Ok(Command::Run(a)) = parse(&["run", "-o", "f", "--", "ls", "-o", "--strict"]) else { panic!() };
+        assert_eq!(a.command, ["ls", "-o", "--strict"]);
+        assert_eq!((a.output, a.strict), (Some("f".into()), false));
+        // Without `--` too, once the command has begun.
+        let Ok(Command::Run(a)) = parse(&["run", "--strict", "ls", "-o", "x"]) else { panic!() };
+        assert_eq!((a.command.len(), a.strict, a.output), (3, true, None));
+        assert!(parse(&["run"]).is_err() && parse(&["run", "--"]).is_err());
+    }
+
+    #[test]
+    fn bad_values_are_named_with_what_is_allowed() {
+        let e = parse(&["run", "--channel", "a/b", "x"]).unwrap_err();
+        assert!(e.contains("a/b") && e.contains("1 to 64"), "{e}");
+        let e = parse(&["run", "--format", "yaml", "x"]).unwrap_err();
+        assert!(e.contains("yaml") && e.contains("raw"), "{e}");
+        let e = parse(&["drain", "a b"]).unwrap_err();
+        assert!(e.contains("a b") && e.contains("path"), "{e}");
+        assert!(parse(&["drain"]).is_err() && parse(&["cat", "x", "--from-sink"]).is_err());
+    }
+
+    #[test]
+    fn help_names_every_variable_and_every_status() {
+        let help = Cli::command().render_long_help().to_string();
+        for v in TABLE {
+            assert!(help.contains(v.name), "{}", v.name);
+        }
+        for e in [Exit::Failed, Exit::SinkLags, Exit::InUse, Exit::RunFailed, Exit::NotFound] {
+            assert!(EXITS.iter().any(|(s, _)| *s == (e as u8).to_string()), "{e:?}");
+        }
+    }
+}
