@@ -26,7 +26,7 @@ use crate::sync::{AtomicBool, Ordering::*};
 use crate::sys::{self, process::Facts};
 use cursor::{GoneCursor, Part};
 use ring::{Calibrations, Line, Now, Ring};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -160,15 +160,15 @@ pub struct Drain {
     log: Log,
     rings: Vec<Ring>,
     refused: HashSet<Stem>,
-    /// Rings that could not be opened for now, and when that was last tried (monotonic ns).
-    later: HashMap<Stem, u64>,
+    /// Rings that could not be opened for now; each was told once.
+    later: HashSet<Stem>,
     told: HashSet<String>,
     clocks: Calibrations,
     me: Facts,
     known_journal: bool,
     gone: GoneCursor,
     gone_dirty: bool,
-    /// Rings unlinked since the last batch: their cursors go with the next one.
+    /// When the directory was last looked through (monotonic ns).
     scanned: u64,
     retry_at: u64,
     failing: Option<String>,
@@ -231,7 +231,7 @@ impl Drain {
             log,
             rings: Vec::new(),
             refused: HashSet::new(),
-            later: HashMap::new(),
+            later: HashSet::new(),
             told: HashSet::new(),
             clocks,
             me: Facts::read(),
@@ -320,7 +320,7 @@ impl Drain {
         };
         let there: HashSet<Stem> = stems.iter().copied().collect();
         self.refused.retain(|s| there.contains(s));
-        self.later.retain(|s, _| there.contains(s));
+        self.later.retain(|s| there.contains(s));
         let known: HashSet<Stem> = self.rings.iter().map(|r| r.state.stem).collect();
         for stem in stems {
             if self.refused.contains(&stem) || known.contains(&stem) {
@@ -345,7 +345,7 @@ impl Drain {
                 }
                 // Out of descriptors, a stranger's lease: tried again with each scan, told once.
                 Err(e) => {
-                    if self.later.insert(stem, self.scanned).is_none() && e.code != Code::WouldBlock {
+                    if self.later.insert(stem) && e.code != Code::WouldBlock {
                         self.log.say(format!("{e}. It is tried again"));
                     }
                 }
@@ -453,10 +453,10 @@ impl Drain {
                 }
                 let (view, state) = (&r.view, &mut r.state);
                 let half: Vec<u32> = state.lanes_half_full(view);
-                for mut line in state.take_lines() {
-                    line.set_half_full(line.lane().is_some_and(|l| half.contains(&l)));
+                for line in state.take_lines() {
+                    let half_full = line.lane().is_some_and(|l| half.contains(&l));
                     if line.first().is_some() {
-                        due.push(line.due(mono.saturating_sub(grace as u64), everything));
+                        due.push(line.due(mono.saturating_sub(grace as u64), everything || half_full));
                     }
                     lines.push(line);
                 }

@@ -49,7 +49,6 @@ pub(super) struct Line {
     popped: u64,
     mark: u64,
     ring: usize,
-    half_full: bool,
 }
 
 impl Line {
@@ -482,7 +481,6 @@ impl State {
             popped: 0,
             mark: 0,
             ring,
-            half_full: false,
         })
     }
 
@@ -840,9 +838,6 @@ impl Line {
     pub fn ring(&self) -> usize {
         self.ring
     }
-    pub fn set_half_full(&mut self, v: bool) {
-        self.half_full = v;
-    }
     /// Its lane, if it is one.
     pub fn lane(&self) -> Option<u32> {
         match self.key {
@@ -856,7 +851,7 @@ impl Line {
         let n = self.entries.partition_point(|e| e.seen <= seen_before);
         merge::Due {
             seen: n.checked_sub(1).map(|i| self.entries[i].time),
-            all: if all || self.half_full { last } else { None },
+            all: if all { last } else { None },
         }
     }
 

@@ -267,8 +267,6 @@ pub mod ack {
         SHARED_SKIPPED @ 224, 8;
         /// Loss of threads without a lane that is in the journal.
         LOST_REPORTED @ 232, 8;
-        /// Random id of the journal that these words belong to.
-        JOURNAL_ID @ 240, 8;
     }
     /// Start of the lanes' words.
     pub const LANES: u64 = 4096;

@@ -32,7 +32,7 @@ pub(super) struct Config {
     pub geometry: Geometry,
     pub lane_bytes: u64,
     pub policy: Policy,
-    /// Bytes; `u64::MAX` = the default rule, applied at each attach.
+    /// Bytes; `u64::MAX` = as [`may_spill`] finds.
     pub spill_quota: u64,
     pub clock: u32,
     /// Calls wake a drain that parks.
