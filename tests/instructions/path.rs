@@ -3,7 +3,7 @@
 use super::events::{Events, Kind, Seen};
 use super::judge::{self, Found};
 use super::state::{Distinct, Files};
-use super::trace::{Stop, Traced};
+use super::trace::{self, Stop, Traced};
 use super::victim as v;
 use libtest_mimic::{Arguments, Failed, Trial};
 use spillring::env::{Overflow, Settings};
@@ -143,6 +143,7 @@ impl Checker {
             assert!(pid >= 0);
             use std::os::fd::FromRawFd;
             if pid == 0 {
+                trace::limit();
                 let mut out = std::fs::File::from_raw_fd(ends[1]);
                 let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     for j in &jobs {
@@ -165,12 +166,10 @@ impl Checker {
         if let Some((pid, mut from)) = self.running.pop_front() {
             let mut said = String::new();
             let _ = from.read_to_string(&mut said);
-            let mut st = 0;
-            // SAFETY: waits for a child of this process.
-            unsafe { libc::waitpid(pid, &mut st, 0) };
             self.failures.extend(said.lines().map(str::to_string));
-            if st != 0 {
-                self.failures.push(format!("a checker died: wait status {st:#x}"));
+            match trace::wait_for(pid, None) {
+                Ok(0) => {}
+                ended => self.failures.push(format!("a checker died: wait status {ended:x?}")),
             }
         }
     }
@@ -256,8 +255,7 @@ impl Lab {
             prepare();
             v::trap();
             call();
-            v::trap();
-            v::forever();
+            v::end();
         })?;
         let mut parent = None;
         for _ in 0..p.drains {
@@ -269,7 +267,7 @@ impl Lab {
             Stop::Trap => {}
             Stop::Forked(child) => {
                 traced.go()?;
-                parent = Some(std::mem::replace(&mut traced, Traced::adopt(child)));
+                parent = Some(std::mem::replace(&mut traced, Traced::adopt(child)?));
                 expect(traced.run_to_trap()?, Stop::Trap)?;
             }
             other => return Err(format!("the victim did not come to its call: {other:?}").into()),
@@ -414,7 +412,7 @@ impl Lab {
         if at.syscalls > 0 {
             match victim.traced.run_to_syscall_exit(at.syscalls)? {
                 // What the kernel answers (room that is left, numbers to be read) makes a way shorter now
-                // and then. The end of the call is a boundary too; behind it the victim only waits.
+                // and then. The end of the call is a boundary too; behind it the victim only traps.
                 Stop::Trap => return Ok(at),
                 other => expect(other, Stop::Stepped)?,
             }
@@ -437,7 +435,7 @@ impl Lab {
             for i in 0..=then {
                 let signal = if i == 0 { libc::SIGUSR1 } else { 0 };
                 self.step(&mut victim, &mut here, signal)?;
-                // At the end of the call: behind it the victim only waits.
+                // At the end of the call: behind it the victim only traps.
                 if victim.traced.was_trap()? {
                     break;
                 }
@@ -473,14 +471,14 @@ fn in_child(f: impl FnOnce() -> std::result::Result<(), String>) -> Result<()> {
     unsafe {
         let pid = libc::fork();
         if pid == 0 {
+            trace::limit();
             let r = f();
             if let Err(e) = &r {
                 eprintln!("{e}");
             }
             libc::_exit(i32::from(r.is_err()));
         }
-        let mut st = 0;
-        libc::waitpid(pid, &mut st, 0);
+        let st = trace::wait_for(pid, None)?;
         if st == 0 { Ok(()) } else { Err("a drain on the way failed".into()) }
     }
 }
@@ -615,6 +613,21 @@ fn wrong_writers() -> Result<()> {
     Ok(())
 }
 
+/// A way may be shorter than the one before it, by what the kernel answers: a boundary that this one does not
+/// have is its end, and neither the walk nor the kill waits there for what does not come.
+fn shorter_way(p: Path) -> Result<()> {
+    let (mut lab, mut seen) = (Lab::new(), Distinct::default());
+    let way = lab.walk(&p, None, &mut seen)?;
+    let last = way[way.len() - 1];
+    for beyond in [At { syscalls: last.syscalls + 3, ..last }, At { since: last.since + 30, ..last }] {
+        lab.walk(&p, Some(beyond), &mut seen)?;
+        lab.kill(&p, beyond, None)?;
+        lab.kill(&p, beyond, Some(10))?;
+        lab.kill(&p, beyond, Some(1_000_000))?;
+    }
+    lab.verdict(p.name)
+}
+
 /// Walks a path, with a handler or without, and answers what was found wrong with it.
 fn alone_quick(p: Path, nested: bool) -> Result<Option<String>> {
     let (mut lab, mut seen) = (Lab::new(), Distinct::default());
@@ -640,6 +653,7 @@ pub fn main() {
     let mut args = Arguments::from_args();
     // A tracer is one thread, and the victims are its forks.
     args.test_threads = Some(1);
+    trace::watch();
     if let Err(e) = permitted() {
         println!("single-stepping is not possible here: {e}");
         let ci = std::env::var("CI").is_ok_and(|v| v == "true");
@@ -697,6 +711,10 @@ pub fn main() {
         p
     };
     let mut trials = vec![Trial::test("wrong_writers_are_caught", wrong_writers)];
+    trials.push(Trial::test("a_shorter_way_has_an_end", move || {
+        shorter_way(steady)?;
+        shorter_way(spill)
+    }));
     trials.push(Trial::test("steady", move || alone(steady, true)));
     for (id, p) in [
         ("pad", pad),

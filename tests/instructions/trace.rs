@@ -33,6 +33,57 @@ fn check(r: libc::c_long, what: &str) -> io::Result<libc::c_long> {
 
 const SI_KERNEL: i32 = 0x80;
 
+/// Seconds between two alarms, and how many of them a stop may take: a victim that waits for nobody (a call
+/// that blocks, a step behind the end of its way) is an error with its place, not a test that hangs.
+const ALARM: i64 = 10;
+const PATIENCE: u32 = 6;
+
+extern "C" fn on_alarm(_: i32) {}
+
+/// Interrupts the waits of this process every [`ALARM`] seconds. Forks do not have the timer.
+pub fn watch() {
+    // SAFETY: a handler that does nothing, and a timer of this process.
+    unsafe {
+        let mut sa: libc::sigaction = core::mem::zeroed();
+        sa.sa_sigaction = on_alarm as *const () as usize;
+        assert_eq!(libc::sigaction(libc::SIGALRM, &sa, core::ptr::null_mut()), 0);
+        let every = libc::timeval { tv_sec: ALARM, tv_usec: 0 };
+        let timer = libc::itimerval { it_interval: every, it_value: every };
+        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &timer, core::ptr::null_mut()), 0);
+    }
+}
+
+/// In a fork that has to end by itself: it dies of SIGALRM if it has not after a minute.
+pub fn limit() {
+    // SAFETY: settings of this process alone.
+    unsafe {
+        libc::signal(libc::SIGALRM, libc::SIG_DFL);
+        libc::alarm(ALARM as u32 * PATIENCE);
+    }
+}
+
+/// Waits for `pid` through interruptions. `patience`: how many of them; none is for ever.
+pub fn wait_for(pid: i32, patience: Option<u32>) -> io::Result<i32> {
+    let (mut st, mut alarms) = (0, 0);
+    // SAFETY: waits for a child of this process.
+    while unsafe { libc::waitpid(pid, &mut st, libc::__WALL) } < 0 {
+        let e = io::Error::last_os_error();
+        alarms += 1;
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
+        }
+        if patience.is_some_and(|p| alarms > p) {
+            let where_ = ["wchan", "syscall"].map(|f| {
+                std::fs::read_to_string(format!("/proc/{pid}/{f}")).unwrap_or_default().trim().to_string()
+            });
+            let what =
+                format!("process {pid} did not stop within a minute: {}", where_.join(", system call "));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+    }
+    Ok(st)
+}
+
 impl Traced {
     /// Forks; the child asks to be traced, stops, then runs `f` on the processor of the tracer (a stop and
     /// a wake on one processor need no interrupt between two).
@@ -45,6 +96,7 @@ impl Traced {
             }
             if pid == 0 {
                 let none = core::ptr::null_mut::<libc::c_void>();
+                libc::signal(libc::SIGALRM, libc::SIG_DFL);
                 if libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) < 0 {
                     libc::_exit(99);
                 }
@@ -53,8 +105,7 @@ impl Traced {
                 libc::_exit(i32::from(ended.is_err()));
             }
             let me = Traced { pid, gone: false };
-            let mut st = 0;
-            libc::waitpid(pid, &mut st, 0);
+            let st = wait_for(pid, Some(PATIENCE))?;
             if !libc::WIFSTOPPED(st) {
                 let e = io::ErrorKind::PermissionDenied;
                 return Err(io::Error::new(e, "ptrace is not permitted (PTRACE_TRACEME failed)"));
@@ -66,23 +117,17 @@ impl Traced {
     }
 
     /// A process that the kernel has attached by TRACEFORK; waits for its first stop.
-    pub fn adopt(pid: i32) -> Traced {
-        let mut st = 0;
-        // SAFETY: waits for a traced process of this thread.
-        unsafe { libc::waitpid(pid, &mut st, libc::__WALL) };
-        Traced { pid, gone: false }
+    pub fn adopt(pid: i32) -> io::Result<Traced> {
+        let me = Traced { pid, gone: false };
+        wait_for(pid, Some(PATIENCE))?;
+        Ok(me)
     }
 
     fn resume(&mut self, request: libc::c_uint, signal: i32) -> io::Result<Stop> {
         // SAFETY: requests on a stopped process that this thread traces.
         unsafe {
             check(libc::ptrace(request, self.pid, 0usize, signal as usize), "resume")?;
-            let mut st = 0;
-            while libc::waitpid(self.pid, &mut st, libc::__WALL) < 0 {
-                if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-                    return Err(io::Error::last_os_error());
-                }
-            }
+            let st = wait_for(self.pid, Some(PATIENCE))?;
             if !libc::WIFSTOPPED(st) {
                 self.gone = true;
                 return Ok(Stop::Gone(st));
@@ -173,12 +218,9 @@ impl Traced {
     fn end(&mut self) {
         if !self.gone {
             self.gone = true;
-            let mut st = 0;
             // SAFETY: a child of ours that nobody has waited for.
-            unsafe {
-                libc::kill(self.pid, libc::SIGKILL);
-                while libc::waitpid(self.pid, &mut st, libc::__WALL) == self.pid && libc::WIFSTOPPED(st) {}
-            }
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            while wait_for(self.pid, None).is_ok_and(|st| libc::WIFSTOPPED(st)) {}
         }
     }
 }
