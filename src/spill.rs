@@ -24,7 +24,16 @@
 //!   the file is longer than it claims and it is not whole, or something proves it torn, or the owner is
 //!   dead. If the outer one turns out to be torn it is taken then: rather twice than never.
 //!
-//! What remains: (1) a copy of a frame from before a restart, inside a frame that is torn for good, is
+//! # A frame that the next one completes
+//!
+//! A torn frame may lack just the bytes that the next one begins with: then it is whole, with a valid
+//! checksum (it had not returned, and is there whole: that is allowed), and the next one begins inside it. So
+//! behind a frame whose last bytes look like the beginning of a header, the next one is looked for there too.
+//! (Only of a header: of more, its checksum would have to be the same by chance.)
+//!
+//! # What remains
+//!
+//! (1) A copy of a frame from before a restart, inside a frame that is torn for good, is
 //! delivered again. (2) After a restart, behind a live process's torn frame, a frame whose writer took
 //! its `aux` before the torn one's did and appended after it, waits for the next frame (or death), and
 //! later records of its thread may pass it. (3) A record that holds a *forged* frame (it needs the
@@ -221,6 +230,10 @@ pub struct Parser {
     window_at: u64,
     known: Known,
     search: Search,
+    /// So many bytes before the position, at most, a frame may begin.
+    overlap: u64,
+    /// And it does: so many bytes before the position.
+    early: u64,
     credit: u64,
     /// Bytes read and summed in this step, and how many may be.
     work: u64,
@@ -241,6 +254,8 @@ impl Parser {
             window_at: 0,
             known,
             search: Search::default(),
+            overlap: 0,
+            early: 0,
             credit: CREDIT,
             work: 0,
             limit: 0,
@@ -273,6 +288,7 @@ impl Parser {
         self.credit = self.credit.saturating_add(refill).min(CREDIT);
         self.at = at;
         self.search = Search::default();
+        (self.overlap, self.early) = (0, 0);
     }
 
     /// The bytes at `at`, `n` of them or as many as there are below `end`.
@@ -387,17 +403,29 @@ impl Parser {
         dead: bool,
         record: &mut Vec<u8>,
     ) -> io::Result<Step> {
-        let at = self.at;
+        if self.search.to == 0 && self.overlap > 0 {
+            match self.begins_early(file, end)? {
+                Some(early) => (self.overlap, self.early) = (0, early),
+                None if dead => self.overlap = 0,
+                None => return Ok(Step::Wait),
+            }
+        }
+        let at = self.at - self.early;
         if end - at >= MIN_FRAME {
             let undecided = self.search.open.first().is_some_and(|o| o.at == at && o.end <= end);
             if self.search.to == 0 || undecided {
                 match self.place(file, at, end, Some(record))? {
                     Place::Valid(len, key) => return self.accept(file, at, len, key, end),
                     Place::Open(o) => self.search.open.push(o),
+                    Place::Never if self.early > 0 => {
+                        // Only the magic stood there. Nothing is lost with what is known of the search.
+                        (self.early, self.search) = (0, Search::default());
+                        return self.step(file, end, dead, record);
+                    }
                     Place::Never if undecided => drop(self.search.open.remove(0)),
                     Place::Never => {}
                 }
-                self.search.to = self.search.to.max(at + 1);
+                self.search.to = self.search.to.max(at + 1).max(self.at);
                 if self.work >= self.limit {
                     return Ok(Step::More);
                 }
@@ -422,13 +450,45 @@ impl Parser {
     ) -> io::Result<Step> {
         // A cut padding belongs to the frame: the next frame's magic tells.
         let padded = self.end_of(file, at, len, end)?;
-        self.go_to(at + padded);
+        let (from, to) = (self.at, at + padded);
+        let overlap = if padded == len { self.begun_before(file, to, end)? } else { 0 };
+        self.go_to(to);
+        self.overlap = overlap;
+        // Steps do not overlap, though frames do.
+        let (at, len) = (from, to - from);
         // One call has one `aux`: this one was written again, or is a copy inside a torn frame.
         if self.known.has(key.aux) {
-            return Ok(Step::Torn { at, len: padded });
+            return Ok(Step::Torn { at, len });
         }
         self.known.insert(key.aux);
-        Ok(Step::Frame { at, len: padded, key })
+        Ok(Step::Frame { at, len, key })
+    }
+
+    /// How many bytes before `to`, at most, look like the beginning of a header that goes on behind it.
+    fn begun_before(&mut self, file: &impl SpillRead, to: u64, end: u64) -> io::Result<u64> {
+        let magic = self.magic.to_le_bytes();
+        let last = self.bytes(file, to - (PREFIX as u64 - 1), PREFIX as u64 - 1, end)?;
+        let begins = |k: &usize| last[last.len() - k..].starts_with(&magic[..magic.len().min(*k)]);
+        Ok((1..=last.len()).rev().find(begins).unwrap_or(0) as u64)
+    }
+
+    /// How many bytes before the position the next frame begins, as far as the file tells; `None`: not yet.
+    fn begins_early(&mut self, file: &impl SpillRead, end: u64) -> io::Result<Option<u64>> {
+        let (at, magic) = (self.at, self.magic.to_le_bytes());
+        for early in (1..=self.overlap).rev() {
+            let there = self.bytes(file, at - early, PREFIX as u64, end)?;
+            let (whole, n) = (there.len() == PREFIX, there.len().min(magic.len()));
+            if there[..n] != magic[..n] {
+                continue;
+            }
+            if !whole {
+                return Ok(None);
+            }
+            if !matches!(self.place(file, at - early, end, None)?, Place::Never) {
+                return Ok(Some(early));
+            }
+        }
+        Ok(Some(0))
     }
 
     fn torn(&mut self, to: u64) -> Step {
@@ -497,7 +557,9 @@ impl Parser {
                         if let Some(found) = self.candidate(p, len, key, end, dead) {
                             return Ok(found);
                         }
-                        self.search.to = p + len;
+                        // A cut copy that the next frame completes, likewise.
+                        let early = self.begun_before(file, p + len, end)?;
+                        self.search.to = p + len - early;
                     }
                     // Of a dead owner's file they are torn.
                     Place::Open(_) if dead => self.search.to = p + 1,
@@ -947,11 +1009,58 @@ mod tests {
             // Torn, with copies of what stands before it or without.
             2 | 3 => {
                 let b = around(*next, &[&record[..], if *kind == 2 { old } else { &[] }].concat());
-                // Never whole: a frame is that without its padding, too.
-                (b[..usize::from(*n) % (b.len() - 7)].to_vec(), None)
+                // It lacks more than what follows may complete by chance: that is the test below.
+                (b[..usize::from(*n) % (b.len() - PREFIX - 7)].to_vec(), None)
             }
             4 => (around(*next, &[&record[..], old].concat()), Some(*next)),
             _ => (around(*next, &record), Some(*next)),
+        }
+    }
+
+    /// A frame that lacks what the next one begins with, then that: both are there, however the file grows.
+    #[test]
+    fn a_frame_that_the_next_one_completes() {
+        let first = magic(NONCE).to_le_bytes();
+        for k in 1..8 {
+            let record = [&[0; 24 + 16][..], &[7; 8][k..], &first[..k]].concat();
+            let (torn, next) = (around(1, &record), around(2, &[5; 40]));
+            assert_eq!(torn.len(), PREFIX + record.len());
+            let f = file(&[&torn[..torn.len() - k], &next, &around(3, &[6; 24])]);
+            for dead in [false, true] {
+                let mut r = from(0);
+                r.read(&f, dead, u64::MAX);
+                assert_eq!((r.seen, r.p.at), (vec![1, 2, 3], f.len() as u64), "{k}");
+            }
+            for cut in HEADER as usize..f.len() {
+                let mut r = from(0);
+                r.read(&f[..cut].to_vec(), false, u64::MAX);
+                r.read(&f, false, u64::MAX);
+                assert_eq!((r.seen, r.p.at), (vec![1, 2, 3], f.len() as u64), "{k} {cut}");
+            }
+        }
+        // More than the magic, out of a record that ends in a copy of a frame's beginning.
+        let next = around(2, &[5; 40]);
+        for k in 8..PREFIX {
+            let record = [&[0; 24 + 64][..], &vec![7; 64 - k], &next[..k]].concat();
+            let torn = around(1, &record);
+            let f = file(&[&torn[..torn.len() - k], &next]);
+            for cut in HEADER as usize..=f.len() {
+                let mut r = from(0);
+                r.read(&f[..cut].to_vec(), false, u64::MAX);
+                r.read(&f, false, u64::MAX);
+                assert_eq!((r.seen, r.p.at), (vec![1, 2], f.len() as u64), "{k} {cut}");
+            }
+        }
+        // The same bytes at the end of a frame that nothing overlaps.
+        let record = [&[0; 24 + 16][..], &first].concat();
+        for record in [&record[..], &record[..41]] {
+            let f = file(&[&around(1, record), &around(2, &[5; 40])]);
+            for cut in HEADER as usize..f.len() {
+                let mut r = from(0);
+                r.read(&f[..cut].to_vec(), false, u64::MAX);
+                r.read(&f, false, u64::MAX);
+                assert_eq!((r.seen, r.p.at), (vec![1, 2], f.len() as u64), "{cut}");
+            }
         }
     }
 
