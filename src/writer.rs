@@ -354,9 +354,9 @@ impl<R: Source> Env<R> for Call<'_> {
 const SMALL: usize = 32;
 /// Longer ones up to this too, while there is room, so that a record of many arguments needs few parts.
 const GATHER: usize = 256;
-/// Bytes that the small pieces of one record may take: header, site (its header, types, padding, three
+/// Bytes that the small pieces of one record may take: header, site (its header, types, padding, four
 /// strings), and for each argument the length of a string and a short string.
-const SMALLS: usize = 24 + 16 + 16 + 8 + 3 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL);
+const SMALLS: usize = 24 + 24 + 16 + 8 + 4 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL);
 const GATHERED: usize = SMALLS + 512;
 const PARTS: usize = 48;
 

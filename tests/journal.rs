@@ -21,8 +21,16 @@ fn site(n: u32) -> (u32, String, String) {
 }
 fn put_site<S: Storage>(j: &mut Journal<S>, n: u32) -> u32 {
     let (line, file, fmt) = site(n);
-    let facts =
-        SiteFacts { level: 3, line, file: file.as_bytes(), target: b"app", fmt: fmt.as_bytes(), types: &[7] };
+    let facts = SiteFacts {
+        level: 3,
+        line,
+        file: file.as_bytes(),
+        target: b"app",
+        fmt: fmt.as_bytes(),
+        types: &[7],
+        fields: b"",
+        style: 0,
+    };
     j.site(&facts)
 }
 fn put_thread<S: Storage>(j: &mut Journal<S>, n: u64) -> u32 {
@@ -889,6 +897,8 @@ fn golden() -> (String, Vec<u8>) {
         target: b"app::db",
         fmt: b"took {} ms",
         types: &[4],
+        fields: b"",
+        style: 0,
     });
     let t = j.thread(&ThreadFacts {
         nonce: 0x1111_2222_3333_4444,

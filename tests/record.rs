@@ -332,49 +332,57 @@ fn golden_site_entry() {
         target: b"app::b",
         fmt: "é {} {}".as_bytes(),
         types: &[3, 15],
+        fields: b"user\0",
+        style: 0,
     };
     #[rustfmt::skip]
     let golden: &[u8] = &[
-        40, 0, 0, 0,  0x02, 0x01, 0, 0,
+        56, 0, 0, 0,  0x02, 0x01, 0, 0,
         4,  2,  8, 0,  6, 0,  8, 0,
+        0,  0,  5, 0,  0, 0,  0, 0,
         3, 15, b's', b'r', b'c', b'/', b'a', b'.',
         b'r', b's', b'a', b'p', b'p', b':', b':', b'b',
         0xc3, 0xa9, b' ', b'{', b'}', b' ', b'{', b'}',
+        b'u', b's', b'e', b'r', 0,
+        0, 0, 0,
     ];
-    let mut room = [0xa5; 41];
-    assert_eq!(facts.encoded_len(), 40);
-    assert_eq!(facts.encode(&mut room[..39]), None);
-    assert_eq!(facts.encode(&mut room), Some(40));
-    assert_eq!(room[..40], *golden);
-    assert_eq!(room[40], 0xa5);
-    assert_eq!(SiteFacts::decode(&room), Ok((facts, 40)));
+    let mut room = [0xa5; 57];
+    assert_eq!(facts.encoded_len(), 56);
+    assert_eq!(facts.encode(&mut room[..55]), None);
+    assert_eq!(facts.encode(&mut room), Some(56));
+    assert_eq!(room[..56], *golden);
+    assert_eq!(room[56], 0xa5);
+    assert_eq!(SiteFacts::decode(&room), Ok((facts, 56)));
     // One byte less: padding.
     let shorter = SiteFacts { fmt: b"e {} {}", ..facts };
-    assert_eq!(shorter.encode(&mut room), Some(40));
-    assert_eq!(room[38..], [b'}', 0, 0xa5]);
-    assert_eq!(SiteFacts::decode(&room[..40]), Ok((shorter, 40)));
+    assert_eq!(shorter.encode(&mut room), Some(56));
+    assert_eq!(room[50..], [b'r', 0, 0, 0, 0, 0, 0xa5]);
+    assert_eq!(SiteFacts::decode(&room[..56]), Ok((shorter, 56)));
     for (i, byte, error) in [
-        (0, 48, BadSite::Length),
-        (0, 41, BadSite::Length),
+        (0, 64, BadSite::Length),
+        (0, 57, BadSite::Length),
         (3, 1, BadSite::Length),
         (8, 0, BadSite::Level),
         (8, 6, BadSite::Level),
         (9, 17, BadSite::Limit),
-        (9, 1, BadSite::Padding),
         (11, 2, BadSite::Limit),
         (13, 2, BadSite::Limit),
         (15, 17, BadSite::Limit),
-        (16, 0, BadSite::Type),
-        (17, 16, BadSite::Type),
-        (39, 1, BadSite::Padding),
+        (17, 1, BadSite::Padding),
+        (19, 5, BadSite::Limit),
+        (20, 1, BadSite::Padding),
+        (24, 0, BadSite::Type),
+        (25, 16, BadSite::Type),
+        (18, 4, BadSite::Fields),
+        (51, b'x', BadSite::Fields),
+        (55, 1, BadSite::Padding),
     ] {
         let mut bad = room;
         bad[i] = byte;
-        let got = SiteFacts::decode(&bad[..40]);
-        // One type less makes the rest of the entry shorter, too.
-        assert!(got == Err(error) || (i == 9 && byte == 1 && got.is_ok()), "{i} {byte} {got:?}");
+        let got = SiteFacts::decode(&bad[..56]);
+        assert!(got == Err(error), "{i} {byte} {got:?}");
     }
-    for n in 0..40 {
+    for n in 0..56 {
         assert_eq!(SiteFacts::decode(&room[..n]), Err(BadSite::Short), "{n}");
     }
 }
@@ -390,6 +398,8 @@ fn long_strings_are_cut_between_characters() {
         target: target.as_bytes(),
         fmt: fmt.as_bytes(),
         types: &[1; 20],
+        fields: b"",
+        style: 0,
     };
     let mut room = vec![0; at::MAX_LEN];
     let len = facts.encode(&mut room).unwrap();
@@ -402,7 +412,7 @@ fn long_strings_are_cut_between_characters() {
     let junk = [0x80; 5000];
     let facts = SiteFacts { file: &junk, target: &junk, fmt: &junk, ..facts };
     let len = facts.encode(&mut room).unwrap();
-    assert_eq!(len, at::MAX_LEN);
+    assert_eq!(len, at::MAX_LEN - at::MAX_FIELDS);
     assert!(SiteFacts::decode(&room).is_ok());
 }
 
@@ -430,12 +440,13 @@ proptest! {
     #[test]
     fn site_entries_come_back(
         level in 0usize..5, line: u32, file in ".{0,60}", target in ".{0,60}", fmt in ".{0,300}",
-        types in proptest::collection::vec(1u8..=15, 0..=16),
+        types in proptest::collection::vec(1u8..=15, 0..=16), names in 0usize..=16, style: u8,
         behind in proptest::collection::vec(any::<u8>(), 0..20),
     ) {
+        let fields = b"name\0".repeat(names.min(types.len()));
         let facts = SiteFacts {
             level: Level::ALL[level], line, file: file.as_bytes(), target: target.as_bytes(),
-            fmt: fmt.as_bytes(), types: &types,
+            fmt: fmt.as_bytes(), types: &types, fields: &fields, style,
         };
         let len = facts.encoded_len();
         let mut room = vec![0xa5; len];
@@ -450,15 +461,16 @@ proptest! {
         mut bytes in proptest::collection::vec(any::<u8>(), 0..200), fix in any::<bool>(),
         small in proptest::collection::vec(0u8..20, 16),
     ) {
-        if fix && bytes.len() >= 16 {
+        if fix && bytes.len() >= 24 {
             // Lengths that nearly add up, so that the checks behind the first one are met.
             bytes[..16].copy_from_slice(&small);
             for i in [1, 2, 3, 11, 13, 15] {
                 bytes[i] = 0;
             }
-            let sum = 16 + bytes[9] as usize + bytes[10] as usize + bytes[12] as usize + bytes[14] as usize;
+            bytes[16..24].fill(0);
+            let sum = 24 + bytes[9] as usize + bytes[10] as usize + bytes[12] as usize + bytes[14] as usize;
             bytes[0] = sum.next_multiple_of(8) as u8;
-            let types = 16..(16 + bytes[9] as usize).min(bytes.len());
+            let types = 24..(24 + bytes[9] as usize).min(bytes.len());
             bytes[types].iter_mut().for_each(|t| *t = *t % 15 + 1);
         }
         if let Ok((facts, len)) = SiteFacts::decode(&bytes) {

@@ -49,13 +49,16 @@ impl<S: Storage> Log<S> {
             target: target.as_bytes(),
             fmt: b"said {}",
             types: &[ty::STR],
+            fields: b"",
+            style: 0,
         };
         let (site, thread) = (self.0.site(&facts), self.thread(4712));
         self.0.record(kind::LOG, 0, thread, site, utc, 0, &payload).unwrap();
     }
     fn out(&mut self, utc: i64, tid: u32, stream: &str, bytes: &[u8]) {
         let target = stream.as_bytes();
-        let facts = SiteFacts { level: 0, line: 0, file: b"", target, fmt: b"", types: &[] };
+        let facts =
+            SiteFacts { level: 0, line: 0, file: b"", target, fmt: b"", types: &[], fields: b"", style: 0 };
         let (site, thread) = (self.0.site(&facts), self.thread(tid));
         self.0.record(kind::OUTPUT, 0, thread, site, utc, 0, bytes).unwrap();
     }

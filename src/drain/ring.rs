@@ -712,6 +712,8 @@ pub(super) fn journal_site<'a>(f: &SiteFacts<'a>) -> JournalSite<'a> {
         target: f.target,
         fmt: f.fmt,
         types: f.types,
+        fields: f.fields,
+        style: f.style,
     }
 }
 

@@ -418,6 +418,10 @@ pub struct SiteFacts<'a> {
     pub fmt: &'a [u8],
     /// Argument types.
     pub types: &'a [u8],
+    /// Field names, a NUL behind each.
+    pub fields: &'a [u8],
+    /// Grammar of the format string.
+    pub style: u8,
 }
 
 /// A call site as it was read.
@@ -435,19 +439,27 @@ pub struct Site {
     pub fmt: Vec<u8>,
     /// Argument types.
     pub types: Vec<u8>,
+    /// Field names, a NUL behind each.
+    pub fields: Vec<u8>,
+    /// Grammar of the format string ([`crate::layout::site::style`]).
+    pub style: u8,
 }
 
 impl SiteFacts<'_> {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let mut o = [0u8; s::FIXED as usize];
         o[s::S_LEVEL as usize] = self.level;
+        o[s::S_STYLE as usize] = self.style;
+        // The writer's limit keeps it far below.
+        let fields = &self.fields[..self.fields.len().min(u16::MAX as usize)];
+        put(&mut o, s::S_FIELDS_LEN, &(fields.len() as u16).to_le_bytes());
         put(&mut o, s::S_LINE, &self.line.to_le_bytes());
         put(&mut o, s::S_FILE_LEN, &(self.file.len() as u32).to_le_bytes());
         put(&mut o, s::S_TARGET_LEN, &(self.target.len() as u32).to_le_bytes());
         put(&mut o, s::S_FMT_LEN, &(self.fmt.len() as u32).to_le_bytes());
         put(&mut o, s::S_TYPES_LEN, &(self.types.len() as u32).to_le_bytes());
         out.extend_from_slice(&o);
-        for part in [self.file, self.target, self.fmt, self.types] {
+        for part in [self.file, self.target, self.fmt, self.types, fields] {
             out.extend_from_slice(part);
         }
     }
@@ -456,18 +468,21 @@ impl SiteFacts<'_> {
 impl Site {
     fn decode(bytes: &[u8]) -> Option<Site> {
         let mut rest = bytes.get(s::FIXED as usize..)?;
-        let mut part = |at| -> Option<Vec<u8>> {
-            let (part, r) = rest.split_at_checked(u32_at(bytes, at)? as usize)?;
+        let mut part = |len: u32| -> Option<Vec<u8>> {
+            let (part, r) = rest.split_at_checked(len as usize)?;
             rest = r;
             Some(part.to_vec())
         };
+        let fields = [bytes[s::S_FIELDS_LEN as usize], bytes[s::S_FIELDS_LEN as usize + 1]];
         Some(Site {
             level: bytes[s::S_LEVEL as usize],
             line: u32_at(bytes, s::S_LINE)?,
-            file: part(s::S_FILE_LEN)?,
-            target: part(s::S_TARGET_LEN)?,
-            fmt: part(s::S_FMT_LEN)?,
-            types: part(s::S_TYPES_LEN)?,
+            file: part(u32_at(bytes, s::S_FILE_LEN)?)?,
+            target: part(u32_at(bytes, s::S_TARGET_LEN)?)?,
+            fmt: part(u32_at(bytes, s::S_FMT_LEN)?)?,
+            types: part(u32_at(bytes, s::S_TYPES_LEN)?)?,
+            fields: part(u16::from_le_bytes(fields).into())?,
+            style: bytes[s::S_STYLE as usize],
         })
     }
 }

@@ -132,11 +132,15 @@ pub mod table {
     pub const THREAD: u32 = 2;
 }
 
-/// The content of a site's definition; file, target, format string and types follow.
+/// The content of a site's definition; file, target, format string, types and field names follow.
 pub mod site {
     super::super::fields! { "journal site":
         /// Level.
         S_LEVEL @ 0, 1;
+        /// Grammar of the format string ([`style`](super::super::site::style)).
+        S_STYLE @ 1, 1;
+        /// Bytes of the field names.
+        S_FIELDS_LEN @ 2, 2;
         /// Line.
         S_LINE @ 4, 4;
         /// Bytes of the file name.

@@ -11,6 +11,7 @@
 //! error value.
 
 mod args;
+mod fields;
 mod format;
 mod level;
 mod render;
@@ -18,6 +19,7 @@ mod site;
 mod value;
 
 pub use args::{Arg, Args, Capture};
+pub use fields::{DynFields, Field, Fields, Span, Spans, show_value};
 pub use format::check;
 pub use level::{BadLevel, Gate, Level, enabled, gate, set_gate};
 pub use render::CompiledFormat;

@@ -1,8 +1,9 @@
 //! From stored arguments to the text that `format!` would have made of them.
 
+use super::fields::Fields;
 use super::format::{Align, Conv, Count, Parser, Spec, Token, Used};
 use super::value::{DecodeError, Value, Values};
-use crate::layout::site::{MAX_ARGS, ty};
+use crate::layout::site::{MAX_ARGS, style, ty};
 use std::io::Write;
 use std::ops::Range;
 
@@ -16,6 +17,9 @@ const TEXT_BASE: usize = 256 << 10;
 #[derive(Debug)]
 pub struct CompiledFormat {
     types: Box<[u8]>,
+    /// How many of the types, the first ones, are the format string's.
+    own: usize,
+    names: Box<[u8]>,
     text: Box<str>,
     pieces: Box<[Piece]>,
     shape: Shape,
@@ -30,6 +34,9 @@ enum Shape {
     Raw(&'static str),
 }
 
+/// A format string without its placeholders, those, and how to go through them.
+type Parsed = (Box<str>, Box<[Piece]>, Shape);
+
 /// Text, then an argument. Text without one is a last piece by itself.
 #[derive(Debug)]
 struct Piece {
@@ -41,15 +48,34 @@ impl CompiledFormat {
     /// Parses the format string of a site with these argument types. It always gives something: where
     /// the string is not one for these types, records show it as it is, and the arguments behind it.
     pub fn new(fmt: &[u8], types: &[u8]) -> CompiledFormat {
-        Self::parse(fmt, types).unwrap_or_else(|why| CompiledFormat {
-            types: types.into(),
-            text: String::from_utf8_lossy(fmt).into(),
-            pieces: Box::new([]),
-            shape: Shape::Raw(why),
-        })
+        Self::with_fields(fmt, types, b"", style::BRACE)
     }
 
-    fn parse(fmt: &[u8], types: &[u8]) -> Result<CompiledFormat, &'static str> {
+    /// The same of a site with fields (their names, a NUL behind each: the last arguments are theirs) and a
+    /// format string of this grammar ([`style`]).
+    pub fn with_fields(fmt: &[u8], types: &[u8], names: &[u8], style: u8) -> CompiledFormat {
+        let fields = names.iter().filter(|&&b| b == 0).count();
+        let own = types.len().saturating_sub(fields);
+        let parsed = match style {
+            style::BRACE => Self::parse(fmt, &types[..own]),
+            _ => Err("a format string of a later version"),
+        };
+        let (text, pieces, shape) =
+            parsed.unwrap_or_else(|why| (String::from_utf8_lossy(fmt).into(), [].into(), Shape::Raw(why)));
+        CompiledFormat { types: types.into(), own, names: names.into(), text, pieces, shape }
+    }
+
+    /// The fields of a record, in order; those that only its call knew among them.
+    pub fn fields<'a>(&'a self, payload: &'a [u8]) -> Fields<'a> {
+        Fields::new(&self.types, self.own, &self.names, payload)
+    }
+
+    /// Whether records of this site have fields.
+    pub fn has_fields(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    fn parse(fmt: &[u8], types: &[u8]) -> Result<Parsed, &'static str> {
         let fmt = std::str::from_utf8(fmt).map_err(|_| "the format string is not UTF-8")?;
         if types.len() > MAX_ARGS {
             return Err("more than 16 arguments");
@@ -89,7 +115,7 @@ impl CompiledFormat {
             plain &= spec == Spec::PLAIN && arg as usize == i;
         }
         let shape = if plain { Shape::Plain } else { Shape::Any };
-        Ok(CompiledFormat { types: types.into(), text: text.into(), pieces: pieces.into(), shape })
+        Ok((text.into(), pieces.into(), shape))
     }
 
     /// Why records show the format string as it is; None for a good one.
@@ -100,7 +126,7 @@ impl CompiledFormat {
         }
     }
 
-    /// Appends the text of a record. Strings that are not UTF-8 are copied as they are.
+    /// Appends the text of a record's message, without fields. Strings that are not UTF-8 are copied as they are.
     ///
     /// On an error the text is there too: the format string, then all arguments that could be read,
     /// then what is wrong. Text beyond 256 KiB and 16 bytes per byte of payload is cut, and says so.
@@ -133,13 +159,13 @@ impl CompiledFormat {
                 display(&value?, out);
             }
         }
-        // Nothing may be left.
-        values.next().map_or(Ok(()), |left| left.map(|_| ()))
+        // Nothing may be left but the fields.
+        values.try_for_each(|left| left.map(|_| ()))
     }
 
     fn any(&self, payload: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<(), DecodeError> {
         let mut args = [Value::Bool(false); MAX_ARGS];
-        let mut given = args.iter_mut();
+        let mut given = args.iter_mut().take(self.own);
         for value in Values::new(&self.types, payload) {
             let value = value?;
             if let Some(place) = given.next() {
@@ -184,6 +210,9 @@ impl CompiledFormat {
         out.extend_from_slice(b" (");
         let mut result = Ok(());
         for (i, value) in Values::new(&self.types, payload).enumerate() {
+            if i >= self.own && value.is_ok() {
+                continue; // a field
+            }
             out.extend_from_slice(if i > 0 { b", " } else { b"" });
             match value {
                 Ok(value) => one(&value, &Spec { conv: Conv::Debug, ..Spec::PLAIN }, 0, None, out),
@@ -214,7 +243,7 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 /// `{}`.
 #[inline]
-fn display(value: &Value<'_>, out: &mut Vec<u8>) {
+pub(super) fn display(value: &Value<'_>, out: &mut Vec<u8>) {
     match *value {
         Value::Signed(v, _) => {
             if v < 0 {
@@ -408,7 +437,7 @@ fn string(out: &mut Vec<u8>, text: &[u8], width: usize, precision: Option<usize>
 }
 
 /// `{:?}` of text, where what is not UTF-8 is shown as `\xNN`.
-fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+pub(super) fn quoted(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     for chunk in text.utf8_chunks() {
         let from = out.len();

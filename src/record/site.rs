@@ -27,12 +27,16 @@ pub struct Site {
     pub target: &'static str,
     /// Format string.
     pub fmt: &'static str,
+    /// Names of the fields, a NUL behind each: the call's last arguments. See [`crate::layout::site`].
+    pub fields: &'static str,
     /// Level.
     pub level: Level,
+    /// Grammar of the format string ([`crate::layout::site::style`]).
+    pub style: u8,
 }
 
 impl Site {
-    /// A site that has no entry yet.
+    /// A site that has no entry yet: brace grammar, no fields.
     pub const fn new(
         level: Level,
         target: &'static str,
@@ -41,7 +45,13 @@ impl Site {
         fmt: &'static str,
     ) -> Site {
         let (signature, id) = (AtomicU64::new(0), AtomicU32::new(0));
-        Site { signature, id, line, file, target, fmt, level }
+        Site { signature, id, line, file, target, fmt, fields: "", level, style: at::style::BRACE }
+    }
+
+    /// The same with these fields: names, each with a NUL behind it (`"user\0path\0"`).
+    pub const fn with_fields(mut self, fields: &'static str) -> Site {
+        self.fields = fields;
+        self
     }
 
     /// The number of its entry for these argument types, 0 = none. Async-signal-safe.
@@ -84,6 +94,8 @@ impl Site {
             target: self.target.as_bytes(),
             fmt: self.fmt.as_bytes(),
             types: A::TYPES,
+            fields: self.fields.as_bytes(),
+            style: self.style,
         }
     }
 }
@@ -103,6 +115,21 @@ pub struct SiteFacts<'a> {
     pub fmt: &'a [u8],
     /// Type codes of the arguments ([`crate::layout::site::ty`]).
     pub types: &'a [u8],
+    /// Names of the fields, a NUL behind each.
+    pub fields: &'a [u8],
+    /// Grammar of the format string ([`crate::layout::site::style`]).
+    pub style: u8,
+}
+
+/// The longest run of whole names within `max` bytes.
+fn whole_names(s: &[u8], max: usize) -> &[u8] {
+    let s = &s[..s.len().min(max)];
+    &s[..s.iter().rposition(|&b| b == 0).map_or(0, |i| i + 1)]
+}
+
+/// Names in a list with a NUL behind each.
+fn names(s: &[u8]) -> usize {
+    s.iter().filter(|&&b| b == 0).count()
 }
 
 /// Whether a string may not be cut before `b` (it would split a character).
@@ -136,12 +163,18 @@ impl<'a> SiteFacts<'a> {
             target: head(self.target, at::MAX_TARGET),
             fmt: head(self.fmt, at::MAX_FMT),
             types: &self.types[..self.types.len().min(at::MAX_ARGS)],
+            fields: whole_names(self.fields, at::MAX_FIELDS),
             ..*self
         }
     }
 
     fn plain_len(&self) -> usize {
-        at::HEADER as usize + self.types.len() + self.file.len() + self.target.len() + self.fmt.len()
+        at::HEADER as usize
+            + self.types.len()
+            + self.file.len()
+            + self.target.len()
+            + self.fmt.len()
+            + self.fields.len()
     }
 
     /// Bytes of the entry: a multiple of 8, at most [`MAX_LEN`](crate::layout::site::MAX_LEN).
@@ -154,9 +187,14 @@ impl<'a> SiteFacts<'a> {
     pub fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
         let facts = self.cut();
         let (header, pad) = facts.header();
-        for part in [&header[..], facts.types, facts.file, facts.target, facts.fmt, &[0; 7][..pad]] {
-            f(part);
-        }
+        f(&header);
+        facts.parts().into_iter().for_each(&mut *f);
+        f(&[0; 7][..pad]);
+    }
+
+    /// What follows the header, without padding.
+    fn parts(&self) -> [&'a [u8]; 5] {
+        [self.types, self.file, self.target, self.fmt, self.fields]
     }
 
     /// The header of an entry that is cut already, and the bytes of padding at its end.
@@ -173,6 +211,8 @@ impl<'a> SiteFacts<'a> {
         set(at::FILE_LEN, &(self.file.len() as u16).to_le_bytes());
         set(at::TARGET_LEN, &(self.target.len() as u16).to_le_bytes());
         set(at::FMT_LEN, &(self.fmt.len() as u16).to_le_bytes());
+        set(at::STYLE, &[self.style]);
+        set(at::FIELDS_LEN, &(self.fields.len() as u16).to_le_bytes());
         (header, len - plain)
     }
 
@@ -185,8 +225,8 @@ impl<'a> SiteFacts<'a> {
         let facts = self.cut();
         let (header, pad) = facts.header();
         let mut to = dst;
-        let padding = &[0; 7][..pad];
-        for part in [&header[..], facts.types, facts.file, facts.target, facts.fmt, padding] {
+        let [types, file, target, fmt, fields] = facts.parts();
+        for part in [&header[..], types, file, target, fmt, fields, &[0; 7][..pad]] {
             // SAFETY: the parts together are `encoded_len` bytes, for which the caller gives room. No part
             // lies there: by the caller's word for the strings; the rest is on this stack or static.
             unsafe {
@@ -215,10 +255,16 @@ impl<'a> SiteFacts<'a> {
         let u32_at = |offset: u64| u16_at(offset) as u32 | (u16_at(offset + 2) as u32) << 16;
         let (types, file) = (header[at::TYPES_LEN as usize] as usize, u16_at(at::FILE_LEN) as usize);
         let (target, fmt) = (u16_at(at::TARGET_LEN) as usize, u16_at(at::FMT_LEN) as usize);
-        if types > at::MAX_ARGS || file > at::MAX_FILE || target > at::MAX_TARGET || fmt > at::MAX_FMT {
+        let fields = u16_at(at::FIELDS_LEN) as usize;
+        if types > at::MAX_ARGS
+            || file > at::MAX_FILE
+            || target > at::MAX_TARGET
+            || fmt > at::MAX_FMT
+            || fields > at::MAX_FIELDS
+        {
             return Err(BadSite::Limit);
         }
-        let plain = at::HEADER as usize + types + file + target + fmt;
+        let plain = at::HEADER as usize + types + file + target + fmt + fields;
         let len = plain.next_multiple_of(8);
         if u32_at(at::LEN) as usize != len {
             return Err(BadSite::Length);
@@ -228,14 +274,20 @@ impl<'a> SiteFacts<'a> {
         let (entry, padding) = entry.split_at(plain);
         let (types, rest) = entry[at::HEADER as usize..].split_at(types);
         let (file, rest) = rest.split_at(file);
-        let (target, fmt) = rest.split_at(target);
+        let (target, rest) = rest.split_at(target);
+        let (fmt, fields) = rest.split_at(fmt);
         if !types.iter().all(|t| (at::ty::I8..=at::ty::STR).contains(t)) {
             return Err(BadSite::Type);
         }
-        if padding.iter().any(|&b| b != 0) {
+        if fields.last().is_some_and(|&b| b != 0) || names(fields) > types.len() {
+            return Err(BadSite::Fields);
+        }
+        let reserved = header[at::RESERVED as usize] != 0 || u32_at(at::RESERVED2) != 0;
+        if reserved || padding.iter().any(|&b| b != 0) {
             return Err(BadSite::Padding);
         }
-        Ok((SiteFacts { level, line: u32_at(at::LINE), file, target, fmt, types }, len))
+        let style = header[at::STYLE as usize];
+        Ok((SiteFacts { level, line: u32_at(at::LINE), file, target, fmt, types, fields, style }, len))
     }
 }
 
@@ -252,6 +304,8 @@ pub enum BadSite {
     Level,
     /// An argument of unknown type.
     Type,
+    /// Field names that do not end, or more of them than arguments.
+    Fields,
     /// Padding that is not zero.
     Padding,
 }
@@ -264,6 +318,7 @@ impl fmt::Display for BadSite {
             BadSite::Length => "site entry's length is not the sum of its parts",
             BadSite::Level => "site entry has an unknown level",
             BadSite::Type => "site entry has an argument of unknown type",
+            BadSite::Fields => "site entry's field names do not end, or are more than its arguments",
             BadSite::Padding => "site entry's padding is not zero",
         })
     }

@@ -64,6 +64,13 @@ impl<'a> Values<'a> {
         Values { types, payload }
     }
 
+    /// One value of this type at the beginning of `bytes`, and what is behind it.
+    pub fn first(t: u8, bytes: &'a [u8]) -> Result<(Value<'a>, &'a [u8]), DecodeError> {
+        let mut one = Values { types: &[], payload: bytes };
+        let value = one.value(t)?;
+        Ok((value, one.payload))
+    }
+
     #[inline(always)]
     fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (bytes, rest) = self.payload.split_first_chunk().ok_or(DecodeError::Short)?;

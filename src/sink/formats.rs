@@ -121,6 +121,6 @@ fn site_text(site: &Arc<Site>) -> SiteText {
         tail.extend_from_slice(format!(":{})", site.line).as_bytes());
     }
     tail.push(b'\n');
-    let format = CompiledFormat::new(&site.fmt, &site.types);
+    let format = CompiledFormat::with_fields(&site.fmt, &site.types, &site.fields, site.style);
     SiteText { site: site.clone(), format, head: head.into(), tail: tail.into() }
 }

@@ -9,7 +9,8 @@
 //!
 //! Time in UTC with nanoseconds, level (`-` for captured output), target, pid and tid in the producer's
 //! own namespace, the message with everything [escaped](super::escape::escape) that is not to reach a
-//! terminal, and where it was logged. Fields stand in fixed columns up to the target.
+//! terminal, fields behind it (` name=value`) and open spans before it (`{name#id name=value}: `), and where it
+//! was logged. Fields stand in fixed columns up to the target.
 //!
 //! Captured output comes in parts when the program writes parts of lines. They are joined, for each
 //! thread and stream, and a line has the time of the first part in it. A line that is still unfinished
@@ -25,11 +26,12 @@
 use std::collections::VecDeque;
 
 use super::escape::{escape, plain, unfinished_char};
-use super::formats::{Formats, no_site};
+use super::formats::{Formats, SiteText, no_site};
 use super::time::Clock;
 use super::{Dest, Formatter, Gap, Held, is_stderr};
 use crate::journal::{Entry, Loss, kind};
 use crate::layout::sink::cursor::MAX_HELD;
+use crate::record::{Fields, show_value};
 
 /// Limit: bytes of an unfinished line that are held to be joined with their rest.
 pub const MAX_PART: usize = 64 << 10;
@@ -81,6 +83,27 @@ pub struct Text {
     last_utc: i64,
 }
 
+/// ` name=value` for each.
+fn fields(all: Fields<'_>, out: &mut Vec<u8>) {
+    for f in all {
+        out.push(b' ');
+        out.extend_from_slice(f.name);
+        out.push(b'=');
+        show_value(&f.value, out);
+    }
+}
+
+/// `{name#id name=value}: ` for each.
+fn spans(site: &SiteText, e: &Entry<'_>, out: &mut Vec<u8>) {
+    for s in site.format.fields(e.payload).spans() {
+        out.push(b'{');
+        out.extend_from_slice(s.name);
+        out.extend_from_slice(format!("#{}", s.id).as_bytes());
+        fields(s.fields, out);
+        out.extend_from_slice(b"}: ");
+    }
+}
+
 impl Text {
     /// Nothing unfinished.
     pub fn new() -> Text {
@@ -103,8 +126,14 @@ impl Text {
         out.extend_from_slice(thread);
         out.push(b' ');
         let at = out.len();
+        if site.format.has_fields() {
+            spans(site, e, out);
+        }
         // What is wrong with a damaged record stands in its text.
         let _ = site.format.render(e.payload, out);
+        if site.format.has_fields() {
+            fields(site.format.fields(e.payload), out);
+        }
         if !plain(&out[at..]) {
             self.scratch.clear();
             self.scratch.extend_from_slice(&out[at..]);
