@@ -59,7 +59,8 @@ variables! {
     OVERFLOW "policy", "spill", "spill, drop-newest, block:TIME (1us to 60s)",
         "what becomes of a record when the shared memory is full";
     SPILL_QUOTA "bytes", "a quarter of the free tmpfs or of what the memory cgroup has left, the lesser",
-        "0 to 1t", "what the spill file of each process may take";
+        "0 to 1t", "what the spill files of a channel may take together; a quarter of it is for processes that \
+         have spilled little";
     LEVEL "level", "info", "trace, debug, info, warn, error, off",
         "records below it are not logged";
     DRAIN_CPU "number", "not pinned", "0 to 1023",

@@ -9,6 +9,7 @@
 mod attach;
 mod fork;
 mod guard;
+mod quota;
 mod thread;
 
 pub use attach::{Status, attached, status};
@@ -308,7 +309,10 @@ impl<R: Source> Env<R> for Call<'_> {
         let _uncancelled = sys::thread::CancelDisabled::new();
         let _errno = SavedErrno::save();
         let began = sys::time::monotonic_ns();
-        let out = append_frame(ring, key, r);
+        if ring.quota.closed(began) {
+            return Append::Refused;
+        }
+        let out = append_frame(ring, key, r, began);
         let took = sys::time::monotonic_ns() - began;
         let lane = self.block.lane.load(Relaxed);
         let (calls, longest) = if lane.is_null() {
@@ -360,13 +364,13 @@ const SMALLS: usize = 24 + 24 + 16 + 8 + 4 * SMALL + crate::layout::site::MAX_AR
 const GATHERED: usize = SMALLS + 512;
 const PARTS: usize = 48;
 
-fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R) -> Append {
+fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R, now: u64) -> Append {
     let fd = ring.spill_fd;
     // Programs close and reuse descriptors (closefrom in a daemon's start): never write to another
     // file. What is left is the instant between this check and the append.
     match sys::file::fstat(fd) {
         Ok(st) if st.id == ring.files.spill_id => {
-            if !attach::may_spill(ring, st.allocated) {
+            if !ring.quota.may_spill(ring, st.allocated, now) {
                 return Append::Refused;
             }
         }

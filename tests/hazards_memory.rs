@@ -24,6 +24,7 @@ fn main() {
         ("no_room_to_attach", needs_root(), full_at_attach),
         ("no_room_for_lanes_loses_nothing", needs_root(), full_at_claim),
         ("no_room_for_the_spill_is_counted", needs_root(), full_at_spill),
+        ("the_quota_is_the_channels_and_shared", None, quota_of_a_channel),
         ("memory_control_group_at_its_limit_kills_nobody", needs_cgroup(), cgroup_full),
         ("ring_cut_short_under_a_running_drain", None, cut_short),
         ("hostile_rings_are_refused_and_harm_nobody", None, hostile_rings),
@@ -486,6 +487,52 @@ fn hostile(rounds: u64, mutate: fn(&mut Random, &mut Files, bool)) {
 }
 
 // ---- many in little
+
+/// No drain runs: six processes flood the channel, then one comes that is late.
+fn quota_of_a_channel() {
+    use std::os::unix::fs::MetadataExt;
+    const QUOTA: u64 = 4 << 20;
+    const EACH: u64 = 30_000;
+    let dir = Scratch::new();
+    let mut s = small(&dir);
+    s.spill_quota = Some(QUOTA);
+    let out = shared_words();
+    let flood = |p: u64, tell: usize| {
+        producer(&s, move || {
+            for i in 0..EACH {
+                info!("p{} {} {}", p, i, "a hundred bytes of text, a hundred bytes of text, a hundred bytes");
+            }
+            let st = spillring::writer::status();
+            out[0].fetch_add(st.lost, SeqCst);
+            out[tell].store(st.spilled, SeqCst);
+        })
+    };
+    let taken = || {
+        let all = fs::read_dir(s.channel_dir()).unwrap().map(|e| e.unwrap());
+        let spills = all.filter(|e| e.file_name().to_string_lossy().ends_with(".spill"));
+        spills.map(|e| e.metadata().unwrap().blocks() * 512).sum::<u64>()
+    };
+    let alone = flood(0, 1);
+    assert_eq!(alone.wait(), 0);
+    let one = taken();
+    let others: Vec<_> = (1..6).map(|p| flood(p, 1 + p as usize)).collect();
+    others.into_iter().for_each(|c| assert_eq!(c.wait(), 0));
+    let six = taken();
+    assert_eq!(flood(6, 7).wait(), 0);
+    let seven = taken();
+    let spilled: Vec<u64> = (1..8).map(|i| out[i].load(SeqCst)).collect();
+    eprintln!("quota {QUOTA}: one takes {one}, six {six}, seven {seven}; spilled {spilled:?}");
+    // A frame has less than 256 bytes, and 64 go by between two looks.
+    let slack = 64 * 256 + 4096;
+    assert!((QUOTA / 4 * 3..=QUOTA / 4 * 3 + slack).contains(&one), "{one}");
+    assert!(six <= QUOTA + 6 * slack && seven <= QUOTA + 7 * slack, "{six} {seven}");
+    assert!(spilled[1..5].iter().all(|n| *n > 100), "{spilled:?}");
+    let j = finished(&s, drain_of(&s), 0, Vec::new());
+    assert_eq!(j.left, (0, 0), "{:?}", j.notices);
+    let lost = out[0].load(SeqCst);
+    assert!(lost > EACH);
+    assert_eq!((j.totals.lost, j.totals.records + lost), (lost, 7 * EACH));
+}
 
 fn twenty_processes() {
     const EACH: u64 = 400;

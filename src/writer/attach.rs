@@ -4,6 +4,7 @@
 //! log call, which may be in a handler.
 
 use super::fork;
+use super::quota::Quota;
 use crate::channel::{self, AttachError, ChannelPaths, ClockFacts, ProducerFiles, ProducerSpec, Step};
 use crate::env::Overflow;
 use crate::layout::{
@@ -32,8 +33,8 @@ pub(super) struct Config {
     pub geometry: Geometry,
     pub lane_bytes: u64,
     pub policy: Policy,
-    /// Bytes; `u64::MAX` = as [`may_spill`] finds.
-    pub spill_quota: u64,
+    /// Bytes for all spill files of the channel.
+    pub spill_quota: Option<u64>,
     pub clock: u32,
     /// Calls wake a drain that parks.
     pub wakes: bool,
@@ -54,11 +55,8 @@ pub(super) struct Ring {
     pub spill_fd: i32,
     /// Logical size that the spill file may reach.
     pub spill_limit: u64,
-    /// Blocks that it may take, bytes; `u64::MAX` = as [`may_spill`] finds.
-    pub spill_quota: u64,
-    /// What it found last, and how often it was asked.
-    room: AtomicU64,
-    asked: AtomicU64,
+    /// Blocks that it may take.
+    pub quota: Quota,
     pub policy: Policy,
     pub lane_bytes: u64,
     /// Lanes were prepared: claims make no system call.
@@ -347,9 +345,7 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         read_fd: AtomicI32::new(-1),
         spill_fd: files.spill.raw(),
         spill_limit,
-        spill_quota: config.spill_quota,
-        room: AtomicU64::new(0),
-        asked: AtomicU64::new(0),
+        quota: Quota::new(config.spill_quota),
         policy: config.policy,
         lane_bytes: config.lane_bytes.min(geometry.lane_stride),
         prepared: AtomicU32::new(0),
@@ -385,27 +381,6 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
     }
     Ok(())
 }
-
-/// Whether the spill, which has `allocated` bytes of blocks, may grow.
-pub(super) fn may_spill(ring: &Ring, allocated: u64) -> bool {
-    if ring.spill_quota != u64::MAX {
-        return allocated <= ring.spill_quota;
-    }
-    // The default: at most a quarter of what would be free without this spill, and of what the memory
-    // cgroup has left (beyond its limit the kernel kills instead of failing). Each process asks anew, so
-    // any number of them together leave something. Not at each call: statfs and the cgroup's files cost
-    // more than the append.
-    // 0 = nobody has found out yet: then everybody asks, also while the first one is at it.
-    if ring.asked.fetch_add(1, Relaxed).is_multiple_of(ASK_EVERY) || ring.room.load(Relaxed) == 0 {
-        let free = sys::file::fstatfs(ring.spill_fd).map_or(0, |f| f.free);
-        let room = sys::room::memory_room().unwrap_or(u64::MAX);
-        ring.room.store((free.min(room).saturating_add(allocated) / 4).max(1), Relaxed);
-    }
-    allocated <= ring.room.load(Relaxed)
-}
-
-/// Spill calls between two questions for room.
-const ASK_EVERY: u64 = 64;
 
 fn wiped_word() -> Result<&'static AtomicU64, Errno> {
     let p = GENERATION.load(Acquire);

@@ -91,7 +91,7 @@ pub fn init_with(settings: &Settings) -> Result<Guard> {
                 },
                 lane_bytes: settings.lane_bytes,
                 policy: attach::policy(settings.overflow),
-                spill_quota: settings.spill_quota.unwrap_or(u64::MAX),
+                spill_quota: settings.spill_quota,
                 clock,
                 wakes: settings.idle == Idle::Park,
             },
