@@ -196,15 +196,17 @@ pub enum Format {
     Raw,
     /// A line a record: time, level, process, target, text
     Text,
+    /// A JSON object a record, one a line
+    Json,
 }
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]
 pub struct RunArgs {
-    /// Append to FILE (made with mode 0600) instead of printing; the format is then text
+    /// Append to FILE (made with mode 0600) instead of printing
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Form of the output [default: raw; with -o: text]
+    /// Form of the output [default: raw; with -o: SPILLRING_FORMAT]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// Name of the channel; without one it is made for this run, and removed when all was delivered
@@ -229,9 +231,9 @@ pub struct DrainArgs {
     /// Also append to FILE (made with mode 0600), `-` = stdout; may be given several times
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
-    /// Form of the outputs
-    #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    /// Form of the outputs [default: SPILLRING_FORMAT]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 }
 
 /// Arguments of `cat`.

@@ -79,6 +79,16 @@ variables! {
         "age at which files of the journal are deleted";
     FLUSH_TIMEOUT "time", "2s", "0 to 1h",
         "how long a drain that ends waits for a sink that makes no progress";
+    FORMAT "format", "text", "text, json, raw",
+        "form of what run and drain write to files";
+    ROTATE_BYTES "bytes", "none", "4k to 16t, or none",
+        "size beyond which a file that run or drain writes is moved away and begun anew";
+    ROTATE_AGE "time", "none", "1s to 3650d, or none",
+        "age at which such a file is moved away, when the next line is written";
+    ROTATE_KEEP "number", "10", "1 to 10000",
+        "how many of the files moved away are kept";
+    ROTATE_COMPRESS "method", "zstd", "zstd, none",
+        "how they are compressed";
     GRACE "time", "5ms", "0 to 10s",
         "how long a record waits for an older one of another thread";
     CLOCK "clock", "tsc where it is invariant, else monotonic", "tsc, monotonic, tick",
@@ -120,6 +130,17 @@ pub enum SyncPolicy {
     Every(Duration),
     /// After every batch.
     EveryBatch,
+}
+
+/// How a sink writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// What was captured, byte for byte.
+    Raw,
+    /// A line a record, for people and `grep`.
+    Text,
+    /// A JSON object a record, one a line.
+    Json,
 }
 
 /// Where timestamps come from.
@@ -172,6 +193,16 @@ pub struct Settings {
     pub flush_timeout: Duration,
     /// How long a record waits for older ones of other threads.
     pub grace: Duration,
+    /// Form of what goes to files.
+    pub format: Format,
+    /// Size beyond which a sink's file is moved away.
+    pub rotate_bytes: Option<u64>,
+    /// Age at which it is.
+    pub rotate_age: Option<Duration>,
+    /// How many of those are kept.
+    pub rotate_keep: u32,
+    /// Whether they are compressed.
+    pub rotate_compress: bool,
     /// Where timestamps come from.
     pub clock: Clock,
 }
@@ -363,6 +394,43 @@ pub fn grace(s: &str) -> Parsed<Duration> {
     time_in(s, None, Duration::ZERO, 10 * S).ok_or(bound(name::GRACE))
 }
 
+/// Form of a sink's output.
+pub fn format(s: &str) -> Parsed<Format> {
+    match s.trim() {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        "raw" => Ok(Format::Raw),
+        _ => Err(bound(name::FORMAT)),
+    }
+}
+
+/// Size of a sink's file.
+pub fn rotate_bytes(s: &str) -> Parsed<Option<u64>> {
+    if s.trim() == "none" {
+        return Ok(None);
+    }
+    bytes_in(s, 4 << 10..=16 << 40).map(Some).ok_or(bound(name::ROTATE_BYTES))
+}
+
+/// Age of a sink's file.
+pub fn rotate_age(s: &str) -> Parsed<Option<Duration>> {
+    age(s, 3650 * 86_400 * S).ok_or(bound(name::ROTATE_AGE))
+}
+
+/// Number of files that were moved away.
+pub fn rotate_keep(s: &str) -> Parsed<u32> {
+    s.trim().parse().ok().filter(|n| (1..=10_000).contains(n)).ok_or(bound(name::ROTATE_KEEP))
+}
+
+/// Whether those are compressed.
+pub fn rotate_compress(s: &str) -> Parsed<bool> {
+    match s.trim() {
+        "zstd" => Ok(true),
+        "none" => Ok(false),
+        _ => Err(bound(name::ROTATE_COMPRESS)),
+    }
+}
+
 /// A processor.
 pub fn cpu(s: &str) -> Parsed<Option<u32>> {
     s.trim().parse().ok().filter(|&n| n < 1024).map(Some).ok_or(bound(name::DRAIN_CPU))
@@ -476,6 +544,11 @@ impl Settings {
             retain_age: read.value(name::RETAIN_AGE, retain_age, None),
             flush_timeout: read.value(name::FLUSH_TIMEOUT, flush_timeout, 2 * S),
             grace: read.value(name::GRACE, grace, 5 * MS),
+            format: read.value(name::FORMAT, format, Format::Text),
+            rotate_bytes: read.value(name::ROTATE_BYTES, rotate_bytes, None),
+            rotate_age: read.value(name::ROTATE_AGE, rotate_age, None),
+            rotate_keep: read.value(name::ROTATE_KEEP, rotate_keep, 10),
+            rotate_compress: read.value(name::ROTATE_COMPRESS, rotate_compress, true),
             clock: read.value(name::CLOCK, clock, Clock::Auto),
             dir,
             journal_dir: given_journal.or_else(default_journal),
@@ -668,6 +741,11 @@ mod tests {
             ("SPILLRING_RETAIN_AGE", "7d"),
             ("SPILLRING_FLUSH_TIMEOUT", "0"),
             ("SPILLRING_GRACE", "1500us"),
+            ("SPILLRING_FORMAT", "json"),
+            ("SPILLRING_ROTATE_BYTES", "10m"),
+            ("SPILLRING_ROTATE_AGE", "1d"),
+            ("SPILLRING_ROTATE_KEEP", "3"),
+            ("SPILLRING_ROTATE_COMPRESS", "none"),
             ("SPILLRING_CLOCK", "tick"),
         ]);
         assert_eq!(problems, []);
@@ -691,6 +769,11 @@ mod tests {
                 retain_age: Some(7 * 86_400 * S),
                 flush_timeout: Duration::ZERO,
                 grace: Duration::from_micros(1500),
+                format: Format::Json,
+                rotate_bytes: Some(10 << 20),
+                rotate_age: Some(86_400 * S),
+                rotate_keep: 3,
+                rotate_compress: false,
                 clock: Clock::Tick,
             }
         );

@@ -2,7 +2,7 @@
 //! that is slow or stuck holds back nothing but itself.
 //!
 //! ```text
-//! journal → Reader → Formatter (text, raw) → buffer → one write a batch → cursor
+//! journal → Reader → Formatter (text, JSON, raw) → buffer → one write a batch → cursor
 //! ```
 //!
 //! **Delivery.** After a clean stop (also one that gave up on a stuck output) the next sink of the name
@@ -21,8 +21,11 @@ mod cursor;
 mod escape;
 mod follow;
 mod formats;
+mod json;
 mod output;
+mod parts;
 mod raw;
+mod rotate;
 mod status;
 mod stream;
 mod text;
@@ -36,10 +39,15 @@ use crate::error::{Code, Error, Result};
 use crate::journal::{Entry, Position};
 use crate::layout::sink::held as h;
 
+pub use crate::env::Format;
 pub use cursor::Cursor;
 pub use escape::escape;
 pub use follow::{Follower, Outcome, Pending, Places, Reporter};
+pub use formats::Formats;
+pub use json::Json;
+pub use parts::{Parts, Start, Style};
 pub use raw::Raw;
+pub use rotate::Rotate;
 pub use status::{Lag, SinkStatus, State};
 pub use stream::Stream;
 pub use text::{MAX_PART, Text};
@@ -166,6 +174,8 @@ pub trait Watch {
     fn moved(&self, bytes: usize);
     /// A try failed (disk full); another one follows.
     fn retry(&self, what: &str, e: &io::Error);
+    /// Something that people should know.
+    fn say(&self, _line: &str) {}
     /// Whether to give up.
     fn given_up(&self) -> bool;
 }
@@ -193,8 +203,10 @@ pub trait Sink: Send {
         None
     }
     /// Its file was this long at the last cursor, and the process was killed: whatever of the text from
-    /// now on stands there already is not written again.
-    fn resume(&mut self, _file: (crate::sys::FileId, u64)) {}
+    /// now on stands there already is not written again. False: nothing stands there.
+    fn resume(&mut self, _file: (crate::sys::FileId, u64)) -> bool {
+        false
+    }
     /// What makes its text.
     fn formatter(&mut self) -> &mut dyn Formatter;
     /// See [`Formatter::settle`].
@@ -216,15 +228,6 @@ pub enum Output {
     /// Appended to this file, which is made with mode 0600 if it is not there. May be a FIFO that
     /// somebody reads.
     File(PathBuf),
-}
-
-/// How a sink writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// See [`Raw`].
-    Raw,
-    /// See [`Text`].
-    Text,
 }
 
 /// Which records a sink takes.
@@ -264,12 +267,14 @@ pub struct SinkSpec {
     pub take: Take,
     /// Where it begins if it never ran before; `None` = at the oldest record.
     pub start: Option<Position>,
+    /// When its file is moved away and begun anew; for regular files.
+    pub rotate: Option<Rotate>,
 }
 
 impl SinkSpec {
     /// A sink that takes everything from the oldest record on.
     pub fn new(name: impl Into<String>, output: Output, format: Format) -> SinkSpec {
-        SinkSpec { name: name.into(), output, format, take: Take::All, start: None }
+        SinkSpec { name: name.into(), output, format, take: Take::All, start: None, rotate: None }
     }
 
     /// The raw sinks that give captured stdout and stderr to this process's own: one, `stdout`, that keeps

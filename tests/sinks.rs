@@ -21,8 +21,8 @@ use spillring::journal::{
 };
 use spillring::layout::site::ty;
 use spillring::sink::{
-    Cursor, Dest, Follower, Format, Formatter, Gap, Held, Lag, Outcome, Output, Places, Raw, Reporter,
-    SinkSpec, SinkStatus, State, Take, Text,
+    Cursor, Dest, Follower, Format, Formatter, Gap, Held, Json, Lag, Outcome, Output, Places, Raw, Reporter,
+    Rotate, SinkSpec, SinkStatus, State, Take, Text,
 };
 
 /// 2026-11-21T02:44:42Z.
@@ -109,6 +109,16 @@ fn render<S: Source>(source: S, mut f: impl Formatter) -> Vec<u8> {
     }
     f.finish(&mut out);
     out
+}
+
+/// All that is in the journal.
+fn render_as(dir: &Dir, format: Format) -> Vec<u8> {
+    let source = spillring::journal::DirSource::open(dir.at("j")).unwrap();
+    match format {
+        Format::Text => render(source, Text::new()),
+        Format::Raw => render(source, Raw::new(false)),
+        Format::Json => render(source, Json::new()),
+    }
 }
 
 fn memory() -> Log<MemStorage> {
@@ -381,7 +391,7 @@ fn golden_cursor() {
 }
 
 fn stop_and_go_on() {
-    for format in [Format::Text, Format::Raw] {
+    for format in [Format::Text, Format::Raw, Format::Json] {
         let dir = Dir::new();
         let mut log = dir.log();
         std::fs::write(dir.at("out"), "before\n").unwrap();
@@ -399,10 +409,7 @@ fn stop_and_go_on() {
             assert_eq!((s.records, s.next, s.known, s.blocked_ns), (n, n, n, None), "round {round}");
             assert_eq!(s.bytes + 7, std::fs::metadata(dir.at("out")).unwrap().len());
         }
-        let text = match format {
-            Format::Text => render(spillring::journal::DirSource::open(dir.at("j")).unwrap(), Text::new()),
-            Format::Raw => render(spillring::journal::DirSource::open(dir.at("j")).unwrap(), Raw::new(false)),
-        };
+        let text = render_as(&dir, format);
         same(&std::fs::read(dir.at("out")).unwrap(), &[b"before\n", &text[..]].concat());
         let mode = |p: &str| std::fs::metadata(dir.at(p)).unwrap().mode() & 0o777;
         assert_eq!((mode("out"), mode("c/sink-f.stat"), mode("j/sink-f.cursor")), (0o640, 0o600, 0o600));
@@ -456,7 +463,7 @@ fn a_prompt_is_shown_after_a_second() {
 
 /// The sink's process is killed again and again; the file in the end is exact.
 fn killed_sinks_double_nothing() {
-    for (format, name) in [(Format::Text, "text"), (Format::Raw, "raw")] {
+    for (format, name) in [(Format::Text, "text"), (Format::Raw, "raw"), (Format::Json, "json")] {
         let dir = Dir::new();
         let mut log = dir.log();
         let mut moved = 0;
@@ -482,12 +489,163 @@ fn killed_sinks_double_nothing() {
         assert!(moved >= 3, "only {moved} children wrote before they were killed");
         let mut f = Follower::start(&file_sink(&dir, format), &dir.places(), quiet()).unwrap();
         assert_eq!(stop(&mut f, &log, 5000), Outcome::Delivered);
-        let source = spillring::journal::DirSource::open(dir.at("j")).unwrap();
-        let want = match format {
-            Format::Text => render(source, Text::new()),
-            Format::Raw => render(source, Raw::new(false)),
-        };
+        let want = render_as(&dir, format);
         same(&std::fs::read(dir.at("out")).unwrap(), &want);
+    }
+}
+
+/// What stands in the files that were moved away and in the last one, in order; each is at most `most` bytes.
+fn rotated(dir: &Dir, most: usize) -> (Vec<u8>, usize, usize) {
+    let mut names: Vec<_> = std::fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().path()).collect();
+    names.retain(|p| p.file_name().unwrap().to_str().unwrap().starts_with("out."));
+    names.sort();
+    let (mut all, mut packed) = (Vec::new(), 0);
+    for path in names.iter().chain([&dir.at("out")]) {
+        let bytes = std::fs::read(path).unwrap();
+        let bytes = if path.extension().is_some_and(|e| e == "zst") {
+            packed += 1;
+            let mut d = Vec::new();
+            let mut from = &bytes[..];
+            // Frame by frame.
+            while !from.is_empty() {
+                let mut f = ruzstd::decoding::StreamingDecoder::new(&mut from).unwrap();
+                f.read_to_end(&mut d).unwrap();
+            }
+            d
+        } else {
+            assert!(path.extension().is_none_or(|e| e != "new"), "{} is left", path.display());
+            bytes
+        };
+        assert!(bytes.len() <= most, "{}: {} bytes", path.display(), bytes.len());
+        assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "{} ends in a line", path.display());
+        all.extend_from_slice(&bytes);
+    }
+    (all, names.len(), packed)
+}
+
+const SMALL: Rotate = Rotate { bytes: Some(20 << 10), age: None, keep: 10_000, compress: true };
+
+fn files_are_moved_away_and_compressed() {
+    let dir = Dir::new();
+    let mut log = dir.log();
+    let spec = SinkSpec { rotate: Some(SMALL), ..file_sink(&dir, Format::Text) };
+    for _ in 0..3 {
+        let mut f = Follower::start(&spec, &dir.places(), quiet()).unwrap();
+        for _ in 0..10 {
+            log.lines(200);
+            f.wake(log.commit());
+        }
+        assert_eq!(stop(&mut f, &log, 5000), Outcome::Delivered);
+    }
+    let (all, files, packed) = rotated(&dir, 20 << 10);
+    same(&all, &render_as(&dir, Format::Text));
+    assert!(files > 20 && packed > 0, "{files} files, {packed} compressed");
+    // The next one compresses what is left, and deletes what is too much, without a line to write.
+    let spec = SinkSpec { rotate: Some(Rotate { keep: 5, ..SMALL }), ..spec };
+    let f = Follower::start(&spec, &dir.places(), quiet()).unwrap();
+    until("five are left, compressed", || {
+        let names = std::fs::read_dir(&dir.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names: Vec<_> = names.filter(|n| n.starts_with("out.")).collect();
+        names.len() == 5 && names.iter().all(|n| n.ends_with(".zst"))
+    });
+    drop(f);
+    let (kept, ..) = rotated(&dir, 20 << 10);
+    assert!(all.ends_with(&kept));
+}
+
+fn an_old_file_is_moved_away_with_the_next_line() {
+    let dir = Dir::new();
+    let mut log = dir.log();
+    let rule = Rotate { bytes: None, age: Some(Duration::from_millis(50)), keep: 3, compress: false };
+    let spec = SinkSpec { rotate: Some(rule), ..file_sink(&dir, Format::Raw) };
+    let f = Follower::start(&spec, &dir.places(), quiet()).unwrap();
+    for n in 1..=3 {
+        log.out(T0, 1, "stdout", format!("line {n}\n").as_bytes());
+        f.wake(log.commit());
+        let path = dir.at("out");
+        until("the line", || std::fs::read_to_string(&path).is_ok_and(|t| t == format!("line {n}\n")));
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    drop(f);
+    let (all, files, packed) = rotated(&dir, 1000);
+    assert_eq!((String::from_utf8(all).unwrap().as_str(), files, packed), ("line 1\nline 2\nline 3\n", 2, 0));
+}
+
+/// As [`killed_sinks_double_nothing`], with a rotation every few hundred lines.
+fn killed_sinks_rotate_and_double_nothing() {
+    let dir = Dir::new();
+    let mut log = dir.log();
+    let mut moved = 0;
+    for kill in 0..25 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--child", "rotate"])
+            .arg(&dir.0)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let before = std::fs::read_dir(&dir.0).unwrap().count();
+        let t = Instant::now();
+        while t.elapsed() < Duration::from_millis(10 + kill * 2) {
+            log.lines(700);
+            log.commit();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        moved += u32::from(std::fs::read_dir(&dir.0).unwrap().count() > before);
+    }
+    assert!(moved >= 5, "only {moved} children rotated before they were killed");
+    let spec = SinkSpec { rotate: Some(SMALL), ..file_sink(&dir, Format::Text) };
+    let mut f = Follower::start(&spec, &dir.places(), quiet()).unwrap();
+    assert_eq!(stop(&mut f, &log, 5000), Outcome::Delivered);
+    let (all, files, packed) = rotated(&dir, 20 << 10);
+    same(&all, &render_as(&dir, Format::Text));
+    println!("{moved} of 25 killed sinks had rotated; {files} files, {packed} compressed");
+}
+
+/// A kill between write and cursor, with files moved away in between, at every place: a cursor of before, and
+/// the files cut where the kill may have left them.
+fn a_cut_rotation_is_completed() {
+    let rule = Rotate { bytes: Some(400), age: None, keep: 100, compress: false };
+    // All places near the ends of lines and files, and some between.
+    for cut in (0..901).filter(|c| (c + 4) % 24 < 2 || (c + 4) % 24 == 23 || c % 13 == 0) {
+        let dir = Dir::new();
+        let mut log = dir.log();
+        let spec = SinkSpec { rotate: Some(rule), ..file_sink(&dir, Format::Raw) };
+        let run = |log: &Log<DirStorage>| {
+            let mut f = Follower::start(&spec, &dir.places(), quiet()).unwrap();
+            assert_eq!(stop(&mut f, log, 2000), Outcome::Delivered);
+        };
+        let text: Vec<u8> =
+            (0..40).flat_map(|i| format!("this is line {i:02} of this\n").into_bytes()).collect();
+        log.out(T0, 1, "stdout", &text[..100]);
+        log.commit();
+        run(&log);
+        log.out(T0, 1, "stdout", &text[100..]);
+        log.commit();
+        // By hand what a sink has done that dies `cut` bytes behind the cursor: files of 400 bytes at most,
+        // 16 whole lines; and where one is full, before or after the next one was begun.
+        let path = dir.at("j/sink-f.cursor");
+        let saved = std::fs::read(&path).unwrap();
+        let (seq, mut c) = saved.chunks(1024).filter_map(Cursor::decode).max_by_key(|x| x.0).unwrap();
+        c.clean = false;
+        std::fs::write(&path, [&c.encode(seq + 1)[..], &[0; 1024]].concat()).unwrap();
+        let end = (100 + cut).min(text.len());
+        let per_file = 400 / 24 * 24;
+        let (mut at, mut n) = (100, 0);
+        while at < end {
+            let to = end.min((at / per_file + 1) * per_file);
+            let mut f = OpenOptions::new().append(true).create(true).open(dir.at("out")).unwrap();
+            std::io::Write::write_all(&mut f, &text[at..to]).unwrap();
+            if to % per_file == 0 && (to < end || cut % 2 == 0) {
+                n += 1;
+                std::fs::rename(dir.at("out"), dir.at(&format!("out.20261121T0244{n:02}.000000000Z")))
+                    .unwrap();
+            }
+            at = to;
+        }
+        run(&log);
+        let (all, ..) = rotated(&dir, 400);
+        assert!(all == text, "cut at {cut}: {}", String::from_utf8_lossy(&all));
     }
 }
 
@@ -638,11 +796,7 @@ fn giving_up_and_going_on() {
             f.ended().is_some()
         });
         while read_some(&mut reader, &mut got) > 0 {}
-        let source = spillring::journal::DirSource::open(dir.at("j")).unwrap();
-        let want = match format {
-            Format::Text => render(source, Text::new()),
-            Format::Raw => render(source, Raw::new(false)),
-        };
+        let want = render_as(&dir, format);
         same(&got, &want);
     }
 }
@@ -835,8 +989,15 @@ fn bad_names_and_files() {
 /// The sink as a process.
 fn child(args: &[String]) -> ExitCode {
     let dir = PathBuf::from(&args[1]);
-    let format = if args[0] == "text" { Format::Text } else { Format::Raw };
-    let spec = SinkSpec::new("f", Output::File(dir.join("out")), format);
+    let format = match args[0].as_str() {
+        "text" => Format::Text,
+        "json" => Format::Json,
+        _ => Format::Raw,
+    };
+    let mut spec = SinkSpec::new("f", Output::File(dir.join("out")), format);
+    if args[0] == "rotate" {
+        (spec.rotate, spec.format) = (Some(SMALL), Format::Text);
+    }
     let places = Places { journal: dir.join("j"), channel: Some(dir.join("c")) };
     let f = Follower::start(&spec, &places, Arc::new(|s| eprintln!("{s}"))).unwrap();
     if args[0] != "peak" {
@@ -879,6 +1040,10 @@ fn main() -> ExitCode {
         t("a_prompt_is_shown_after_a_second", a_prompt_is_shown_after_a_second),
         t("killed_sinks_double_nothing", killed_sinks_double_nothing),
         t("a_cut_write_is_completed", a_cut_write_is_completed),
+        t("files_are_moved_away_and_compressed", files_are_moved_away_and_compressed),
+        t("an_old_file_is_moved_away_with_the_next_line", an_old_file_is_moved_away_with_the_next_line),
+        t("killed_sinks_rotate_and_double_nothing", killed_sinks_rotate_and_double_nothing),
+        t("a_cut_rotation_is_completed", a_cut_rotation_is_completed),
         t("a_blocked_reader_blocks_nobody", a_blocked_reader_blocks_nobody),
         t("giving_up_and_going_on", giving_up_and_going_on),
         t("a_reader_that_goes", a_reader_that_goes),

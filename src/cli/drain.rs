@@ -16,7 +16,11 @@ pub fn run(args: &DrainArgs, settings: &Settings) -> Result<Exit> {
     let (ended, end) = channel();
     let plan = Plan {
         channel_dir: dir,
-        sinks: args.output.iter().map(|f| to_file(f, args.format)).collect(),
+        sinks: args
+            .output
+            .iter()
+            .map(|f| to_file(f, args.format.map_or(settings.format, Into::into)))
+            .collect(),
         from_now_on: false,
         patience: Some(settings.flush_timeout),
     };

@@ -4,7 +4,7 @@ use super::{Format, place};
 use spillring::drain::{Drain, DrainConfig, Totals};
 use spillring::env::Settings;
 use spillring::layout::ctl;
-use spillring::sink::{self, Cursor, Follower, Outcome, Output, Places, Reporter, SinkSpec};
+use spillring::sink::{self, Cursor, Follower, Outcome, Output, Places, Reporter, Rotate, SinkSpec};
 use spillring::sync::{AtomicBool, Ordering::*};
 use spillring::{Code, Error, Result, sys};
 use std::os::unix::ffi::OsStrExt;
@@ -18,13 +18,14 @@ impl From<Format> for sink::Format {
         match f {
             Format::Raw => sink::Format::Raw,
             Format::Text => sink::Format::Text,
+            Format::Json => sink::Format::Json,
         }
     }
 }
 
 /// The sink that appends to a file, or to stdout (`-`). Its name comes from the path, so that the next
 /// drain with the same file goes on where this one stopped.
-pub fn to_file(file: &Path, format: Format) -> SinkSpec {
+pub fn to_file(file: &Path, format: impl Into<sink::Format>) -> SinkSpec {
     if file.as_os_str() == "-" {
         return SinkSpec::new("stdout", Output::Stdout, format.into());
     }
@@ -77,9 +78,18 @@ impl Engine {
     /// are those of opening: then nothing runs and `done` is not called.
     pub fn start(
         settings: &Settings,
-        plan: Plan,
+        mut plan: Plan,
         done: impl FnOnce(Result<Summary>) + Send + 'static,
     ) -> Result<Engine> {
+        let rule = Rotate {
+            bytes: settings.rotate_bytes,
+            age: settings.rotate_age,
+            keep: settings.rotate_keep,
+            compress: settings.rotate_compress,
+        };
+        if rule.bytes.is_some() || rule.age.is_some() {
+            plan.sinks.iter_mut().for_each(|s| s.rotate = Some(rule));
+        }
         let (config, problem) = DrainConfig::new(settings, plan.channel_dir.clone());
         // Lines for people go through a thread of their own: a terminal that is stopped must not stop the
         // drain.

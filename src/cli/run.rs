@@ -7,7 +7,7 @@
 use super::capture::{self, Source, Stream};
 use super::{Exit, Format, RunArgs, engine, rm};
 use spillring::env::{Overflow, Settings};
-use spillring::sink::{self, Outcome, Output, SinkSpec};
+use spillring::sink::{Outcome, Output, SinkSpec};
 use spillring::site::{Level, Site};
 use spillring::sync::{AtomicBool, Ordering::*};
 use spillring::sys::child::{self, Arrived, Inherited, Signals};
@@ -114,12 +114,16 @@ impl Ready {
     fn new(args: &RunArgs, settings: &Settings, events: &Sender<Event>) -> Result<Ready> {
         let events = events.clone();
         let sinks = match &args.output {
-            Some(file) => vec![engine::to_file(file, args.format.unwrap_or(Format::Text))],
-            None if args.no_capture => Vec::new(),
-            None if args.format == Some(Format::Text) => {
-                vec![SinkSpec::new("stdout", Output::Stdout, sink::Format::Text)]
+            Some(file) => {
+                vec![engine::to_file(file, args.format.map_or(settings.format, Into::into))]
             }
-            None => SinkSpec::inherited(),
+            None if args.no_capture => Vec::new(),
+            None => match args.format {
+                Some(format @ (Format::Text | Format::Json)) => {
+                    vec![SinkSpec::new("stdout", Output::Stdout, format.into())]
+                }
+                Some(Format::Raw) | None => SinkSpec::inherited(),
+            },
         };
         let plan =
             engine::Plan { channel_dir: settings.channel_dir(), sinks, from_now_on: true, patience: None };

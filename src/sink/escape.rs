@@ -30,12 +30,15 @@ pub fn escape(text: &[u8], out: &mut Vec<u8>) {
     if plain(text) {
         return out.extend_from_slice(text);
     }
-    for chunk in text.utf8_chunks() {
-        valid(chunk.valid().as_bytes(), out);
-        for &b in chunk.invalid() {
-            hex(b, out);
-        }
-    }
+    valid_chunks(text, |good, bad| {
+        valid(good, out);
+        bad.iter().for_each(|&b| hex(b, out));
+    });
+}
+
+/// Gives valid UTF-8 and the bytes behind it that are none, by turns.
+pub(super) fn valid_chunks(text: &[u8], mut f: impl FnMut(&[u8], &[u8])) {
+    text.utf8_chunks().for_each(|c| f(c.valid().as_bytes(), c.invalid()));
 }
 
 fn hex(b: u8, out: &mut Vec<u8>) {

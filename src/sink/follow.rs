@@ -127,6 +127,9 @@ impl Watch for Shared {
             ));
         }
     }
+    fn say(&self, line: &str) {
+        (self.report)(&format!("sink {}: {line}", self.name));
+    }
     fn given_up(&self) -> bool {
         self.give_up.load(Ordering::Relaxed)
     }
@@ -164,7 +167,8 @@ impl Follower {
     ) -> Result<Follower> {
         check_name(name)?;
         let (file, saved) = CursorFile::open(&places.journal, name)?;
-        let (reader, next) = begin(name, &places.journal, saved.as_ref(), start, &mut *sink, &report)?;
+        let (reader, next, resumed) =
+            begin(name, &places.journal, saved.as_ref(), start, &mut *sink, &report)?;
         // Only now: a sink that cannot start leaves no trace in the channel.
         let words = match places.channel.as_deref().map(|dir| Words::create(dir, name)) {
             Some(Ok(words)) => words,
@@ -200,7 +204,7 @@ impl Follower {
         };
         if let Some(mut saved) = work.saved.clone() {
             let file = work.sink.file();
-            if saved.clean || file.map(|f| f.0) != saved.file.map(|f| f.0) {
+            if saved.clean || !resumed && file.map(|f| f.0) != saved.file.map(|f| f.0) {
                 // From here on a kill may leave something behind the end of the file as it is now.
                 (saved.clean, saved.file) = (false, file);
                 work.save(saved.clone());
@@ -334,7 +338,8 @@ impl Drop for Follower {
     }
 }
 
-/// A reader where the sink goes on, and the first record that it has not delivered.
+/// A reader where the sink goes on, the first record that it has not delivered, and whether a part of what
+/// comes may stand in its files already.
 fn begin(
     name: &str,
     journal: &Path,
@@ -342,11 +347,11 @@ fn begin(
     start: Option<&Position>,
     sink: &mut dyn Sink,
     report: &Reporter,
-) -> Result<(Reader<DirSource>, u64)> {
+) -> Result<(Reader<DirSource>, u64, bool)> {
     let Some(saved) = saved else {
         return Ok(match start {
-            Some(p) => (Reader::at(DirSource::open(journal)?, p)?, p.next_record),
-            None => (Reader::open(journal)?, 0),
+            Some(p) => (Reader::at(DirSource::open(journal)?, p)?, p.next_record, false),
+            None => (Reader::open(journal)?, 0, false),
         });
     };
     let reader = match Reader::at(DirSource::open(journal)?, &saved.position) {
@@ -356,21 +361,19 @@ fn begin(
                 "sink {name} was following another journal than the one in {}: it begins at its oldest record",
                 journal.display()
             ));
-            return Ok((Reader::open(journal)?, 0));
+            return Ok((Reader::open(journal)?, 0, false));
         }
         Err(e) => return Err(e),
     };
     let at = reader.position().map_or(saved.position.next_record, |p| p.next_record);
     if at < saved.position.next_record {
         // The machine lost power, and with it records that were delivered: the numbers begin again there.
-        return Ok((reader, at));
+        return Ok((reader, at, false));
     }
     sink.formatter().restore(&saved.held);
     sink.skip(saved.skip);
-    if let Some(file) = saved.file.filter(|_| !saved.clean) {
-        sink.resume(file);
-    }
-    Ok((reader, saved.next))
+    let resumed = saved.file.filter(|_| !saved.clean).is_some_and(|file| sink.resume(file));
+    Ok((reader, saved.next, resumed))
 }
 
 struct Work {

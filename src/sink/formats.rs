@@ -9,10 +9,34 @@ use crate::record::{CompiledFormat, Level};
 /// Entries of each cache. Numbers of sites and threads are dense, so most programs fit.
 const SLOTS: usize = 2048;
 
+/// What was made of sites (threads), a table with one place a number. An entry is used only for the very
+/// one it was made of, whose memory it keeps: numbers begin anew with every segment.
+#[derive(Debug)]
+pub(super) struct Table<K, V>(Vec<Option<(Arc<K>, V)>>);
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        let mut slots = Vec::new();
+        slots.resize_with(SLOTS, || None);
+        Table(slots)
+    }
+}
+
+impl<K, V> Table<K, V> {
+    /// Of the one with this number; made now if it is not there.
+    #[inline]
+    pub fn get(&mut self, number: u32, of: &Arc<K>, make: impl FnOnce(&K) -> V) -> &V {
+        let slot = &mut self.0[number as usize % SLOTS];
+        if !slot.as_ref().is_some_and(|(k, _)| Arc::ptr_eq(k, of)) {
+            *slot = None;
+        }
+        &slot.get_or_insert_with(|| (of.clone(), make(of))).1
+    }
+}
+
 /// What is the same for all records of a site.
 #[derive(Debug)]
 pub(super) struct SiteText {
-    site: Arc<Site>,
     pub format: CompiledFormat,
     /// Level and target: `INFO  app::db`.
     pub head: Box<[u8]>,
@@ -20,28 +44,12 @@ pub(super) struct SiteText {
     pub tail: Box<[u8]>,
 }
 
-#[derive(Debug)]
-struct ThreadText {
-    thread: Arc<Thread>,
-    /// `[pid:tid]`.
-    text: Box<[u8]>,
-}
-
-/// Caches, each a table with one place a number. An entry is used only for the very site (thread) it was
-/// made of, whose memory it keeps: numbers begin anew with every segment.
-#[derive(Debug)]
+/// Caches.
+#[derive(Debug, Default)]
 pub struct Formats {
-    sites: Vec<Option<SiteText>>,
-    threads: Vec<Option<ThreadText>>,
-}
-
-impl Default for Formats {
-    fn default() -> Self {
-        let (mut sites, mut threads) = (Vec::new(), Vec::new());
-        sites.resize_with(SLOTS, || None);
-        threads.resize_with(SLOTS, || None);
-        Formats { sites, threads }
-    }
+    sites: Table<Site, SiteText>,
+    /// `[pid:tid]`.
+    threads: Table<Thread, Box<[u8]>>,
 }
 
 impl Formats {
@@ -59,7 +67,7 @@ impl Formats {
 
     /// The message of a log record, as `format!` would have made it.
     #[inline]
-    pub(super) fn message(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
+    pub fn message(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
         match site_of(&mut self.sites, e) {
             // What is wrong with a damaged one stands in the text.
             Some(s) => drop(s.format.render(e.payload, out)),
@@ -69,26 +77,13 @@ impl Formats {
 }
 
 #[inline]
-fn site_of<'a>(slots: &'a mut [Option<SiteText>], e: &Entry<'_>) -> Option<&'a SiteText> {
-    let site = e.site?;
-    let slot = &mut slots[e.site_ref as usize % SLOTS];
-    if !slot.as_ref().is_some_and(|s| Arc::ptr_eq(&s.site, site)) {
-        *slot = Some(site_text(site));
-    }
-    slot.as_ref()
+fn site_of<'a>(sites: &'a mut Table<Site, SiteText>, e: &Entry<'_>) -> Option<&'a SiteText> {
+    Some(sites.get(e.site_ref, e.site?, site_text))
 }
 
 #[inline]
-fn thread_of<'a>(slots: &'a mut [Option<ThreadText>], e: &Entry<'_>) -> &'a [u8] {
-    let slot = &mut slots[e.thread_ref as usize % SLOTS];
-    if !slot.as_ref().is_some_and(|t| Arc::ptr_eq(&t.thread, e.thread)) {
-        *slot = None;
-    }
-    let make = || ThreadText {
-        thread: e.thread.clone(),
-        text: format!("[{}:{}]", e.thread.pid, e.thread.tid).into_bytes().into(),
-    };
-    &slot.get_or_insert_with(make).text
+fn thread_of<'a>(threads: &'a mut Table<Thread, Box<[u8]>>, e: &Entry<'_>) -> &'a [u8] {
+    threads.get(e.thread_ref, e.thread, |t| format!("[{}:{}]", t.pid, t.tid).into_bytes().into())
 }
 
 /// The message of a record whose call site is not known.
@@ -111,7 +106,7 @@ pub(super) fn level(level: u8) -> &'static [u8; 6] {
     }
 }
 
-fn site_text(site: &Arc<Site>) -> SiteText {
+fn site_text(site: &Site) -> SiteText {
     let mut head = level(site.level).to_vec();
     escape(&site.target, &mut head);
     let mut tail = Vec::new();
@@ -122,5 +117,5 @@ fn site_text(site: &Arc<Site>) -> SiteText {
     }
     tail.push(b'\n');
     let format = CompiledFormat::with_fields(&site.fmt, &site.types, &site.fields, site.style);
-    SiteText { site: site.clone(), format, head: head.into(), tail: tail.into() }
+    SiteText { format, head: head.into(), tail: tail.into() }
 }

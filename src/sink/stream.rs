@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use super::output::Out;
-use super::{Dest, Format, Formatter, Gap, Output, Raw, Sink, SinkSpec, Take, Text, Watch, WriteEnd};
+use super::rotate::Rotation;
+use super::{Dest, Format, Formatter, Gap, Json, Output, Raw, Sink, SinkSpec, Take, Text, Watch, WriteEnd};
 use crate::error::Result;
 use crate::journal::Entry;
 use crate::sys::FileId;
@@ -30,6 +31,7 @@ pub struct Stream {
     there: Vec<u8>,
     outs: [Option<Out>; 2],
     path: Option<std::path::PathBuf>,
+    rotation: Option<Rotation>,
 }
 
 impl Stream {
@@ -48,12 +50,19 @@ impl Stream {
         let format: Box<dyn Formatter> = match spec.format {
             Format::Raw => Box::new(Raw::new(apart)),
             Format::Text => Box::new(Text::new()),
+            Format::Json => Box::new(Json::new()),
         };
         let path = match &spec.output {
             Output::File(path) => Some(path.clone()),
             _ => None,
         };
+        let regular = outs[0].as_ref().is_some_and(|o| o.regular().is_some());
+        let rotation = match (spec.rotate, &path) {
+            (Some(rule), Some(path)) if regular => Rotation::new(rule, path),
+            _ => None,
+        };
         Ok(Stream {
+            rotation,
             format,
             take: spec.take,
             buf: Vec::new(),
@@ -75,6 +84,15 @@ impl Stream {
                 self.runs.push((from, self.dest));
             }
             self.dest = dest;
+        }
+    }
+
+    /// After a cursor was saved (or before any was needed): nothing names a file that was moved away.
+    fn tidy(&mut self, watch: Option<&dyn Watch>) {
+        if self.there.is_empty()
+            && let Some(r) = &mut self.rotation
+        {
+            r.tidy(watch);
         }
     }
 
@@ -124,6 +142,7 @@ impl Sink for Stream {
     }
 
     fn flush(&mut self, watch: &dyn Watch) -> std::result::Result<(), WriteEnd> {
+        self.tidy(Some(watch));
         let skip = self.already();
         self.written = skip as u64;
         let mut at = 0;
@@ -133,9 +152,19 @@ impl Sink for Stream {
             at = end;
             let [first, second] = &mut self.outs;
             let out = if dest == Dest::Err && second.is_some() { second } else { first };
-            if let Some(out) = out {
-                out.write_all(&self.buf[from..end], &mut self.written, watch)?;
+            let Some(out) = out else { continue };
+            let mut rest = &self.buf[from..end];
+            while let Some(r) = self.rotation.as_mut().filter(|_| !rest.is_empty()) {
+                let n = r.take(rest);
+                if n == 0 {
+                    r.rotate(out, watch);
+                    continue;
+                }
+                out.write_all(&rest[..n], &mut self.written, watch)?;
+                r.wrote(&rest[..n]);
+                rest = &rest[n..];
             }
+            out.write_all(rest, &mut self.written, watch)?;
         }
         self.runs.clear();
         self.dest = Dest::Out;
@@ -162,13 +191,19 @@ impl Sink for Stream {
         self.outs[0].as_ref()?.regular()
     }
 
-    fn resume(&mut self, (id, len): (FileId, u64)) {
-        let (Some((now, end)), Some(path)) = (self.file(), &self.path) else { return };
-        if now != id || end <= len {
-            return;
+    fn resume(&mut self, (id, len): (FileId, u64)) -> bool {
+        let (Some((now, end)), Some(path)) = (self.file(), &self.path) else { return false };
+        if now != id {
+            // It may have been moved away before the kill.
+            let behind = self.rotation.as_ref().and_then(|r| r.behind(id, len, MAX_COMPARED));
+            self.there = behind.unwrap_or_default();
+            return !self.there.is_empty();
+        }
+        if end <= len {
+            return false;
         }
         // A file that may be written and not read is not compared.
-        let Ok(file) = File::open(path) else { return };
+        let Ok(file) = File::open(path) else { return false };
         let mut there = vec![0; (end - len).min(MAX_COMPARED) as usize];
         let mut n = 0;
         while n < there.len() {
@@ -176,11 +211,12 @@ impl Sink for Stream {
                 Ok(0) => break,
                 Ok(k) => n += k,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
         there.truncate(n);
         self.there = there;
+        true
     }
 
     fn formatter(&mut self) -> &mut dyn Formatter {
@@ -188,6 +224,7 @@ impl Sink for Stream {
     }
 
     fn settle(&mut self, now_ms: Option<u64>) {
+        self.tidy(None);
         let from = self.buf.len();
         self.format.settle(now_ms, &mut self.buf);
         self.went(from, Dest::Out);

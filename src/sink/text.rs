@@ -23,64 +23,33 @@
 //! 2026-11-21T02:44:51.200000000Z -     stdout[4720:4720]+ yes
 //! ```
 
-use std::collections::VecDeque;
-
-use super::escape::{escape, plain, unfinished_char};
+use super::escape::{escape, plain};
 use super::formats::{Formats, SiteText, no_site};
+use super::parts::{Parts, Start, Style};
 use super::time::Clock;
 use super::{Dest, Formatter, Gap, Held, is_stderr};
 use crate::journal::{Entry, Loss, kind};
-use crate::layout::sink::cursor::MAX_HELD;
 use crate::record::{Fields, show_value};
 
 /// Limit: bytes of an unfinished line that are held to be joined with their rest.
 pub const MAX_PART: usize = 64 << 10;
-/// How long they are held at most while nothing more of the line comes, ms.
-const HOLD_MS: u64 = 1000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
-    nonce: u64,
-    thread: u64,
-    stderr: bool,
-}
-
-impl Key {
-    fn of(e: &Entry<'_>) -> Key {
-        Key { nonce: e.thread.nonce, thread: e.thread.thread, stderr: is_stderr(e) }
-    }
-}
-
-/// A line that is not finished.
-#[derive(Debug)]
-struct Part {
-    key: Key,
-    /// Record and place in its payload of the first of `bytes`.
-    from: (u64, usize),
-    /// The last piece: record, place, length.
-    last: (u64, usize, usize),
-    /// What is not shown yet.
-    bytes: Vec<u8>,
-    /// The line's prefix up to the bracket.
-    prefix: Vec<u8>,
-    /// Its beginning is shown, in a line that has ended since.
-    broken: bool,
-    /// When it was first looked at and had something to show, ms.
-    since: Option<u64>,
-}
 
 /// Makes lines. Does no I/O and knows no clock; memory is bounded: 64 KiB for each of 16 unfinished
 /// lines, beside caches for sites and threads.
 #[derive(Debug, Default)]
 pub struct Text {
+    look: Look,
+    /// Unfinished lines, each with its prefix up to the bracket.
+    parts: Parts<Vec<u8>>,
+    last_utc: i64,
+}
+
+/// How lines look.
+#[derive(Debug, Default)]
+struct Look {
     formats: Formats,
     clock: Clock,
     scratch: Vec<u8>,
-    /// Oldest first.
-    parts: VecDeque<Part>,
-    /// Whose unfinished line the output ends in.
-    open: Option<Key>,
-    last_utc: i64,
 }
 
 /// ` name=value` for each.
@@ -110,6 +79,22 @@ impl Text {
         Text::default()
     }
 
+    fn stamp(&mut self, utc_ns: i64, what: &[u8], out: &mut Vec<u8>) {
+        self.parts.close(out);
+        self.look.clock.put(utc_ns, out);
+        out.extend_from_slice(what);
+    }
+
+    fn loss(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
+        self.stamp(e.utc_ns, b" LOST  spillring", out);
+        out.extend_from_slice(self.look.formats.thread(e));
+        out.push(b' ');
+        loss_text(&mut self.look.clock, e, out);
+        out.push(b'\n');
+    }
+}
+
+impl Look {
     #[inline]
     fn log(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
         self.clock.put(e.utc_ns, out);
@@ -145,7 +130,7 @@ impl Text {
     }
 
     /// Time, column and target of a captured line.
-    fn prefix(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
+    fn head(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
         self.clock.put(e.utc_ns, out);
         match e.site {
             Some(_) if is_stderr(e) => out.extend_from_slice(b" -     stderr"),
@@ -158,136 +143,41 @@ impl Text {
         }
         out.extend_from_slice(self.formats.thread(e));
     }
+}
 
-    fn output(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
-        let (key, mut at) = (Key::of(e), 0);
-        // Nearly all: one whole line, and nothing to join it with.
-        if (self.parts.is_empty() || self.open.is_none() && self.parts.iter().all(|p| p.key != key))
-            && let Some((b'\n', line)) = e.payload.split_last()
-            && plain(line)
-        {
-            self.prefix(e, out);
-            out.push(b' ');
-            out.extend_from_slice(line);
-            return out.push(b'\n');
-        }
-        while at < e.payload.len() {
-            let rest = &e.payload[at..];
-            let end = rest.iter().position(|&b| b == b'\n');
-            self.piece(key, e, at, &rest[..end.unwrap_or(rest.len())], end.is_some(), out);
-            at += end.map_or(rest.len(), |n| n + 1);
-        }
+impl Style for Look {
+    type Prefix = Vec<u8>;
+    const CONTINUES: bool = true;
+    const LIMIT: usize = MAX_PART;
+
+    fn prefix(&mut self, e: &Entry<'_>, to: &mut Vec<u8>) {
+        to.clear();
+        self.head(e, to);
     }
 
-    /// A piece of a line that begins at `at` of the payload; `complete`: the line ends with it.
-    fn piece(&mut self, key: Key, e: &Entry<'_>, at: usize, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
-        let i = match self.parts.iter().position(|p| p.key == key) {
-            Some(i) => i,
-            None if complete => {
-                self.close(out);
-                self.prefix(e, out);
+    fn line(&mut self, prefix: &Vec<u8>, start: Start, bytes: &[u8], complete: bool, out: &mut Vec<u8>) {
+        match start {
+            Start::Behind => {}
+            Start::Rest => {
+                out.extend_from_slice(prefix);
+                out.extend_from_slice(b"+ ");
+            }
+            Start::Line => {
+                out.extend_from_slice(prefix);
                 out.push(b' ');
-                escape(bytes, out);
-                return out.push(b'\n');
-            }
-            None => {
-                self.make_room(out);
-                self.parts.push_back(Part {
-                    key,
-                    from: (e.record_no, at),
-                    last: (e.record_no, at, 0),
-                    bytes: Vec::new(),
-                    prefix: Vec::new(),
-                    broken: false,
-                    since: None,
-                });
-                self.parts.len() - 1
-            }
-        };
-        if self.parts[i].bytes.is_empty() {
-            let mut prefix = std::mem::take(&mut self.parts[i].prefix);
-            prefix.clear();
-            self.prefix(e, &mut prefix);
-            let part = &mut self.parts[i];
-            (part.from, part.since, part.prefix) = ((e.record_no, at), None, prefix);
-        }
-        let part = &mut self.parts[i];
-        part.last = (e.record_no, at, bytes.len());
-        part.bytes.extend_from_slice(bytes);
-        if complete || part.bytes.len() >= MAX_PART || self.open == Some(key) {
-            self.show(i, complete, out);
-        }
-    }
-
-    /// At most [`MAX_HELD`] unfinished lines: forgets that one is unfinished, of a program that ended
-    /// within it perhaps, else the oldest.
-    fn make_room(&mut self, out: &mut Vec<u8>) {
-        if self.parts.len() < MAX_HELD {
-            return;
-        }
-        let i = self.parts.iter().position(|p| p.bytes.is_empty()).unwrap_or(0);
-        if !self.parts[i].bytes.is_empty() {
-            self.show(i, false, out);
-        }
-        if self.open == Some(self.parts[i].key) {
-            self.close(out);
-        }
-        self.parts.remove(i);
-    }
-
-    /// Ends the line that the output ends in, if it is unfinished.
-    fn close(&mut self, out: &mut Vec<u8>) {
-        if let Some(key) = self.open.take() {
-            out.push(b'\n');
-            if let Some(p) = self.parts.iter_mut().find(|p| p.key == key) {
-                p.broken = true;
             }
         }
-    }
-
-    /// Shows what part `i` holds: behind its beginning if the output ends in that, else in a new line.
-    fn show(&mut self, i: usize, complete: bool, out: &mut Vec<u8>) {
-        let key = self.parts[i].key;
-        if self.open != Some(key) {
-            self.close(out);
-            let part = &mut self.parts[i];
-            out.extend_from_slice(&part.prefix);
-            out.extend_from_slice(if part.broken { b"+ " } else { b" " });
-        }
-        let part = &mut self.parts[i];
+        escape(bytes, out);
         if complete {
-            escape(&part.bytes, out);
             out.push(b'\n');
-            self.open = None;
-            self.parts.remove(i);
-            return;
         }
-        // The beginning of a character waits for its end, if it lies in one piece.
-        let mut keep = unfinished_char(&part.bytes);
-        if keep > part.last.2 {
-            keep = 0;
-        }
-        let n = part.bytes.len() - keep;
-        escape(&part.bytes[..n], out);
-        part.bytes.drain(..n);
-        part.bytes.shrink_to(4096);
-        part.from = (part.last.0, part.last.1 + part.last.2 - keep);
-        part.broken = false;
-        part.since = None;
-        self.open = Some(key);
     }
 
-    fn stamp(&mut self, utc_ns: i64, what: &[u8], out: &mut Vec<u8>) {
-        self.close(out);
-        self.clock.put(utc_ns, out);
-        out.extend_from_slice(what);
-    }
-
-    fn loss(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
-        self.stamp(e.utc_ns, b" LOST  spillring", out);
-        out.extend_from_slice(self.formats.thread(e));
+    #[inline]
+    fn whole(&mut self, e: &Entry<'_>, line: &[u8], out: &mut Vec<u8>) {
+        self.head(e, out);
         out.push(b' ');
-        loss_text(&mut self.clock, e, out);
+        escape(line, out);
         out.push(b'\n');
     }
 }
@@ -311,16 +201,14 @@ impl Formatter for Text {
         self.last_utc = e.utc_ns;
         match e.kind {
             kind::LOG => {
-                if self.open.is_some() {
-                    self.close(out);
-                }
-                self.log(e, out);
+                self.parts.close(out);
+                self.look.log(e, out);
             }
-            kind::OUTPUT => self.output(e, out),
+            kind::OUTPUT => self.parts.output(e, &mut self.look, out),
             kind::LOSS => self.loss(e, out),
             kind::NOTE => {
                 self.stamp(e.utc_ns, b" NOTE  spillring", out);
-                out.extend_from_slice(self.formats.thread(e));
+                out.extend_from_slice(self.look.formats.thread(e));
                 out.push(b' ');
                 escape(e.payload, out);
                 out.push(b'\n');
@@ -340,78 +228,29 @@ impl Formatter for Text {
     }
 
     fn settle(&mut self, now_ms: Option<u64>, out: &mut Vec<u8>) {
-        for part in &mut self.parts {
-            if !part.bytes.is_empty() && part.since.is_none() {
-                part.since = now_ms;
-            }
-        }
-        for i in 0..self.parts.len() {
-            let p = &self.parts[i];
-            let old = match (now_ms, p.since) {
-                (Some(now), Some(since)) => now.saturating_sub(since) >= HOLD_MS,
-                (now, _) => now.is_none(),
-            };
-            if old && !p.bytes.is_empty() {
-                self.show(i, false, out);
-            }
-        }
+        self.parts.settle(now_ms, &mut self.look, out);
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) {
         self.settle(None, out);
-        self.close(out);
+        self.parts.close(out);
     }
 
     fn held(&self) -> Vec<Held> {
-        let mut held = Vec::new();
-        for p in &self.parts {
-            let Key { nonce, thread, stderr } = p.key;
-            let (broken, open) = (p.broken, self.open == Some(p.key));
-            let (first, skip) = if p.bytes.is_empty() { (u64::MAX, 0) } else { (p.from.0, p.from.1 as u32) };
-            held.push(Held { nonce, thread, stderr, broken, open, first, skip });
-        }
-        held
+        self.parts.held()
     }
 
     fn restore(&mut self, held: &[Held]) {
-        self.open = None;
-        self.parts.clear();
-        for h in held {
-            let key = Key { nonce: h.nonce, thread: h.thread, stderr: h.stderr };
-            if h.open {
-                self.open = Some(key);
-            }
-            self.parts.push_back(Part {
-                key,
-                from: (h.first, h.skip as usize),
-                last: (h.first, h.skip as usize, 0),
-                bytes: Vec::new(),
-                prefix: Vec::new(),
-                broken: h.broken,
-                since: None,
-            });
-        }
+        self.parts.restore(held);
     }
 
     fn hold_again(&mut self, e: &Entry<'_>) {
-        let key = Key::of(e);
-        let Some(i) = self.parts.iter().position(|p| p.key == key) else { return };
-        let from = self.parts[i].from;
-        if e.kind != kind::OUTPUT || e.record_no < from.0 {
-            return;
+        if e.kind == kind::OUTPUT {
+            self.parts.hold_again(e, &mut self.look);
         }
-        let at = if e.record_no == from.0 { from.1.min(e.payload.len()) } else { 0 };
-        let mut prefix = Vec::new();
-        if self.parts[i].prefix.is_empty() {
-            self.prefix(e, &mut prefix);
-            self.parts[i].prefix = prefix;
-        }
-        let part = &mut self.parts[i];
-        part.last = (e.record_no, at, e.payload.len() - at);
-        part.bytes.extend_from_slice(&e.payload[at..]);
     }
 
     fn oldest_held(&self) -> Option<u64> {
-        self.parts.iter().filter(|p| !p.bytes.is_empty()).map(|p| p.from.0).min()
+        self.parts.oldest_held()
     }
 }

@@ -124,6 +124,12 @@ unsafe extern "C" {
     fn pthread_setcancelstate(state: i32, old: *mut i32) -> i32;
 }
 
+/// Lets everybody else go first: for work that nobody waits for. The calling thread alone.
+pub fn be_nice() {
+    // SAFETY: plain numbers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
 /// Whether this process runs at normal priority or better: not niced, no batch or idle class.
 pub fn normal_priority() -> bool {
     // SAFETY: plain numbers.

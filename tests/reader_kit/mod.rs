@@ -1,0 +1,109 @@
+//! What the tests of reading share: cases that need a tool, a place of its own for the command, a terminal.
+#![allow(dead_code, unsafe_code)]
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The command.
+pub const BIN: &str = env!("CARGO_BIN_EXE_spillring");
+
+/// One test: its name, the tools that it starts, and what it does.
+pub type Case = (&'static str, &'static [&'static str], fn());
+
+/// Runs them. One whose tools are missing is ignored and says so; where tests must be complete it fails.
+pub fn run(cases: Vec<Case>) -> ExitCode {
+    let strict = std::env::var("CI").is_ok_and(|v| v == "true");
+    let trial = |(name, tools, f): Case| {
+        let lacks: Vec<_> = tools.iter().filter(|t| !have(t)).copied().collect();
+        let name = match lacks[..] {
+            [] => name.to_string(),
+            _ => format!("{name} (needs {})", lacks.join(", ")),
+        };
+        let missing = !lacks.is_empty();
+        let run = move || -> Result<(), Failed> {
+            if missing {
+                return Err("its tools are missing".into());
+            }
+            f();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(missing && !strict)
+    };
+    libtest_mimic::run(&Arguments::from_args(), cases.into_iter().map(trial).collect()).exit_code()
+}
+
+fn have(tool: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(tool).is_file()))
+}
+
+/// A place of its own for channels and journals.
+pub struct Place {
+    shm: tempfile::TempDir,
+    disk: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        Place { shm: tempfile::tempdir_in("/dev/shm").unwrap(), disk: tempfile::tempdir().unwrap() }
+    }
+    pub fn channels(&self) -> PathBuf {
+        self.shm.path().join("c")
+    }
+    pub fn journal(&self, channel: &str) -> PathBuf {
+        self.disk.path().join("j").join(channel)
+    }
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.disk.path().join(name)
+    }
+    /// The environment of a user who has set nothing.
+    pub fn env(&self, c: &mut Command) {
+        let ours = |n: &str| n.starts_with("SPILLRING_") || matches!(n, "PAGER" | "LESS" | "NO_COLOR" | "TZ");
+        for (name, _) in std::env::vars_os().filter(|(n, _)| ours(&n.to_string_lossy())) {
+            c.env_remove(name);
+        }
+        c.env("SPILLRING_DIR", self.channels()).env("SPILLRING_JOURNAL_DIR", self.disk.path().join("j"));
+        c.stdin(Stdio::null());
+    }
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(BIN);
+        c.args(args);
+        self.env(&mut c);
+        c
+    }
+    pub fn spillring(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+    /// stdout of a command that must succeed, without a word on stderr.
+    pub fn says(&self, args: &[&str]) -> String {
+        let o = self.spillring(args);
+        assert!(o.status.success() && o.stderr.is_empty(), "{args:?}: {:?} {}", o.status, err(&o));
+        out(&o)
+    }
+}
+
+pub fn out(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stdout).into_owned()
+}
+pub fn err(o: &Output) -> String {
+    String::from_utf8_lossy(&o.stderr).into_owned()
+}
+
+/// Waits, but not for ever.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process that does not outlive the test.
+pub struct Killed(pub std::process::Child);
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
