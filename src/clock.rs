@@ -61,6 +61,12 @@ impl Calibration {
     /// UTC of ticks of a ring whose own anchor is `anchor`. What lies before the drain's start is read
     /// between the two anchors, whatever the clock did in between.
     pub fn utc_of_ring(&self, ticks: u64, anchor: Pair) -> i64 {
+        let before = anchor.ticks.wrapping_sub(ticks) as i64;
+        if before > 0 && (self.first.ticks.wrapping_sub(anchor.ticks) as i64) > 0 {
+            // Older than the ring: its caller said so. The two anchors may lie close together, so what lies
+            // before both of them is read by the rate.
+            return anchor.utc.saturating_sub((before as f64 * self.rate) as i64);
+        }
         if (ticks.wrapping_sub(self.first.ticks) as i64) < 0 {
             let (dt, du) = (
                 self.first.ticks.wrapping_sub(anchor.ticks) as i64,
@@ -144,5 +150,8 @@ mod tests {
         let anchor = Pair { ticks: 0, utc: 500_000_000 };
         assert_eq!(c.utc_of_ring(500_000_000, anchor), 750_000_000);
         assert_eq!(c.utc_of_ring(0, anchor), anchor.utc);
+        // Older than the ring.
+        let anchor = Pair { ticks: 999_999_990, utc: 999_000_000 };
+        assert_eq!(c.utc_of_ring(499_999_990, anchor), 499_000_000);
     }
 }

@@ -5,7 +5,7 @@
 //! `spillring --help` are made from it. Nothing here is async-signal-safe: it is read at init.
 
 use crate::layout::ring::{MAX_LANE, MAX_LANES, MIN_LANE};
-use crate::record::{BadLevel, Gate, Level};
+use crate::record::{Filter, Level};
 use crate::sys;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -61,8 +61,9 @@ variables! {
     SPILL_QUOTA "bytes", "a quarter of the free tmpfs or of what the memory cgroup has left, the lesser",
         "0 to 1t", "what the spill files of a channel may take together; a quarter of it is for processes that \
          have spilled little";
-    LEVEL "level", "info", "trace, debug, info, warn, error, off",
-        "records below it are not logged";
+    LEVEL "levels", "info",
+        "trace, debug, info, warn, error, off, and TARGET=LEVEL for all targets that begin so, separated by commas",
+        "what is logged, by target: info,hyper=warn,app::db=trace (where only targets are named, nothing else is)";
     DRAIN_CPU "number", "not pinned", "0 to 1023",
         "processor that the drain pins itself to";
     IDLE "policy", "adaptive", "adaptive, spin, yield, park, sleep:TIME (1us to 1s)",
@@ -173,8 +174,8 @@ pub struct Settings {
     pub overflow: Overflow,
     /// Bytes that spill files may take; `None`: see [`Settings::spill_quota_for`].
     pub spill_quota: Option<u64>,
-    /// Records below it are not logged.
-    pub level: Gate,
+    /// What is logged, by target.
+    pub level: Filter,
     /// The drain's processor.
     pub drain_cpu: Option<u32>,
     /// What the drain does when nothing comes.
@@ -316,9 +317,9 @@ pub fn overflow(s: &str) -> Parsed<Overflow> {
     }
 }
 
-/// Level, or off.
-pub fn level(s: &str) -> Parsed<Gate> {
-    s.trim().parse().map_err(|BadLevel| bound(name::LEVEL))
+/// Levels, by target.
+pub fn level(s: &str) -> Parsed<Filter> {
+    s.parse().map_err(|_| bound(name::LEVEL))
 }
 
 /// Idle policy.
@@ -534,7 +535,7 @@ impl Settings {
             lanes: read.value(name::LANES, lanes, 64),
             overflow: read.value(name::OVERFLOW, overflow, Overflow::Spill),
             spill_quota: read.value(name::SPILL_QUOTA, |s| spill_quota(s).map(Some), None),
-            level: read.value(name::LEVEL, level, Gate::From(Level::Info)),
+            level: read.value(name::LEVEL, level, Level::Info.into()),
             drain_cpu: read.value(name::DRAIN_CPU, cpu, None),
             idle: read.value(name::IDLE, idle, Idle::Adaptive),
             sync: read.value(name::SYNC, sync, SyncPolicy::None),
@@ -667,6 +668,7 @@ impl<G: Fn(&str) -> Option<OsString>> Reader<'_, G> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Gate;
     use std::os::unix::ffi::OsStringExt;
 
     fn read(vars: &[(&str, &str)]) -> (Settings, Vec<Problem>) {
@@ -681,7 +683,7 @@ mod tests {
         assert_eq!(s.dir, Path::new("/dev/shm/spillring-1000"));
         assert_eq!(s.journal_dir.as_deref(), Some(Path::new("/home/u/.local/state/spillring")));
         assert_eq!((s.channel.as_str(), s.lane_bytes, s.lanes), ("default", 256 << 10, 64));
-        assert_eq!((s.overflow, s.level, s.idle), (Overflow::Spill, Gate::From(Level::Info), Idle::Adaptive));
+        assert_eq!((s.overflow, &s.level, s.idle), (Overflow::Spill, &Level::Info.into(), Idle::Adaptive));
         assert_eq!(s.channel_dir(), Path::new("/dev/shm/spillring-1000/default"));
         // The state directory, when it is named; nothing at all without a home; a fixed place for root.
         let (s, _) = read(&[("HOME", "/home/u"), ("XDG_STATE_HOME", "/s")]);
@@ -731,7 +733,7 @@ mod tests {
             ("SPILLRING_LANES", "3"),
             ("SPILLRING_OVERFLOW", "block:20ms"),
             ("SPILLRING_SPILL_QUOTA", "512 MiB"),
-            ("SPILLRING_LEVEL", "WARN"),
+            ("SPILLRING_LEVEL", "WARN,app::db=trace"),
             ("SPILLRING_DRAIN_CPU", "1"),
             ("SPILLRING_IDLE", "sleep:50"),
             ("SPILLRING_SYNC", "100ms"),
@@ -759,7 +761,7 @@ mod tests {
                 lanes: 3,
                 overflow: Overflow::Block(20 * MS),
                 spill_quota: Some(512 << 20),
-                level: Gate::From(Level::Warn),
+                level: Filter::from(Level::Warn).with("app::db", Gate::From(Level::Trace)),
                 drain_cpu: Some(1),
                 idle: Idle::Sleep(50 * US),
                 sync: SyncPolicy::Every(100 * MS),

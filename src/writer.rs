@@ -11,21 +11,24 @@ mod fork;
 mod guard;
 mod quota;
 mod thread;
+mod time;
 
 pub use attach::{Status, attached, status};
 pub use guard::{Guard, flush, init, init_with};
 pub use thread::{may_wait, prepare, thread_reset};
+pub use time::Time;
 
 use crate::lane::call::{self, Append, Env, Local};
 use crate::lane::{Outcome, Record, SharedLane, SlowKey, ThreadLane};
 use crate::layout::ring::{lane, record, slow, word};
-use crate::record::{Args, Site};
+use crate::record::{Args, Site, SiteFacts};
 use crate::spill;
 use crate::sync::{AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
 use attach::{Policy, Ring};
 use core::cell::{Cell, UnsafeCell};
+use time::{At, Now, Stamp};
 
 /// Memory of a ring that this process maps, from the address of this value on. Opaque and of no size:
 /// a reference to it is an address, which costs the hot path a register and no memory.
@@ -68,7 +71,8 @@ trait Source: Record<Base> {
 
 /// The record of a call site.
 #[derive(Clone, Copy)]
-struct SiteRecord<A> {
+struct SiteRecord<A, T> {
+    time: T,
     site: &'static Site,
     id: u32,
     args: A,
@@ -76,12 +80,12 @@ struct SiteRecord<A> {
     inline_site: u64,
 }
 
-impl<A: Args> SiteRecord<A> {
+impl<A: Args, T: Stamp> SiteRecord<A, T> {
     #[inline(always)]
-    fn new(site: &'static Site, args: A) -> Self {
+    fn new(site: &'static Site, args: A, time: T) -> Self {
         let id = site.id::<A>();
         let inline_site = if id != 0 { 0 } else { inline_len::<A>(site) };
-        SiteRecord { site, id, args, inline_site }
+        SiteRecord { time, site, id, args, inline_site }
     }
 }
 
@@ -91,7 +95,7 @@ fn inline_len<A: Args>(site: &'static Site) -> u64 {
     site.facts::<A>().encoded_len() as u64
 }
 
-impl<A: Args> Record<Base> for SiteRecord<A> {
+impl<A: Args, T: Stamp> Record<Base> for SiteRecord<A, T> {
     #[inline(always)]
     fn size(&self) -> u64 {
         record::HEADER + self.inline_site + self.args.encoded_len() as u64
@@ -102,7 +106,7 @@ impl<A: Args> Record<Base> for SiteRecord<A> {
         unsafe {
             let p = to.ptr().add(at as usize);
             p.cast::<u64>().write(record::word0(self.size(), record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(attach::now());
+            p.add(record::TICKS as usize).cast::<u64>().write(self.time.or(attach::now));
             p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
             let mut payload = p.add(record::HEADER as usize);
             if self.inline_site != 0 {
@@ -129,12 +133,41 @@ fn header(size: u64, kind: u8, ticks: u64, site: u32, flags: u32) -> [u8; record
     b
 }
 
-impl<A: Args> Source for SiteRecord<A> {
+impl<A: Args, T: Stamp> Source for SiteRecord<A, T> {
     fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        f(&header(self.size(), record::RECORD, ticks, self.id, 0));
+        f(&header(self.size(), record::RECORD, self.time.or(|| ticks), self.id, 0));
         if self.inline_site != 0 {
             self.site.facts::<A>().pieces(f);
         }
+        self.args.pieces(f);
+    }
+}
+
+/// The record of a call whose site is not static: it carries its entry.
+#[derive(Clone, Copy)]
+struct FactsRecord<'a, A> {
+    facts: SiteFacts<'a>,
+    args: A,
+}
+
+impl<A: Args> Record<Base> for FactsRecord<'_, A> {
+    fn size(&self) -> u64 {
+        record::HEADER + self.facts.encoded_len() as u64 + self.args.encoded_len() as u64
+    }
+    fn write(&self, to: &Base, at: u64) {
+        to.write(at, &header(self.size(), record::RECORD, attach::now(), 0, 0));
+        // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
+        unsafe {
+            let payload = to.ptr().add((at + record::HEADER) as usize);
+            self.args.put(self.facts.put(payload));
+        }
+    }
+}
+
+impl<A: Args> Source for FactsRecord<'_, A> {
+    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
+        f(&header(self.size(), record::RECORD, ticks, 0, 0));
+        self.facts.pieces(f);
         self.args.pieces(f);
     }
 }
@@ -439,7 +472,27 @@ fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R, now: u64) -> Append
 /// [`init`] is counted ([`status`]) and goes nowhere.
 #[inline(always)]
 pub fn log<A: Args>(site: &'static Site, args: A) {
-    let r = SiteRecord::new(site, args);
+    logged(SiteRecord::new(site, args, Now));
+}
+
+/// The same at a time that the caller says. Async-signal-safe.
+#[inline(never)]
+pub fn log_at<A: Args>(site: &'static Site, args: A, time: Time) {
+    logged(SiteRecord::new(site, args, At(time.ticks())));
+}
+
+/// Logs one record of a site that is not static: the record carries `facts`, so it is longer by as much.
+/// Its argument types are those of `args`, whatever `facts` says. Async-signal-safe.
+pub fn log_facts<A: Args>(facts: &SiteFacts<'_>, args: A) {
+    let r = FactsRecord { facts: SiteFacts { types: A::TYPES, ..*facts }, args };
+    if call::log(&Call::new(), &r) == Outcome::NoRing {
+        attach::count_unattached();
+    }
+    attach::published();
+}
+
+#[inline(always)]
+fn logged<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
     if r.id == 0 {
         return first_of_site(r);
     }
@@ -452,7 +505,7 @@ pub fn log<A: Args>(site: &'static Site, args: A) {
 /// The first call of a site in this process (or one whose site has no place in the arena).
 #[cold]
 #[inline(never)]
-fn first_of_site<A: Args>(mut r: SiteRecord<A>) {
+fn first_of_site<A: Args, T: Stamp>(mut r: SiteRecord<A, T>) {
     let _errno = SavedErrno::save();
     if let Some(id) = attach::register::<A>(r.site) {
         r.id = id;

@@ -1,6 +1,5 @@
-//! Levels, and the gate that every call passes first.
+//! Levels.
 
-use crate::sync::{AtomicU32, Ordering};
 use std::fmt;
 use std::str::FromStr;
 
@@ -71,6 +70,24 @@ pub enum Gate {
 impl Gate {
     const OFF: u32 = Level::Error as u32 + 1;
 
+    /// Its number: the lowest level that passes, or one above all.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Gate::From(level) => level as u32,
+            Gate::Off => Gate::OFF,
+        }
+    }
+    pub(super) const fn of_number(n: u32) -> Gate {
+        match Level::from_u8(if n > Gate::OFF { 0 } else { n as u8 }) {
+            Some(level) => Gate::From(level),
+            None => Gate::Off,
+        }
+    }
+    /// Whether it lets this level through.
+    pub const fn passes(self, level: Level) -> bool {
+        level as u32 >= self.number()
+    }
+
     /// The level's name, or "off".
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -107,30 +124,3 @@ impl fmt::Display for BadLevel {
 }
 
 impl std::error::Error for BadLevel {}
-
-/// Lowest level that passes. A word of its own: every call loads it, hardly anything stores it.
-static GATE: AtomicU32 = AtomicU32::new(Level::Info as u32);
-
-/// Whether a record of this level passes the gate: one load, one compare. Async-signal-safe.
-#[inline(always)]
-pub fn enabled(level: Level) -> bool {
-    // Relaxed: nothing but the decision hangs on it, and a call that races with a change may go either way.
-    level as u32 >= GATE.load(Ordering::Relaxed)
-}
-
-/// Sets the gate of this process (`info` and above, until then). Async-signal-safe.
-pub fn set_gate(gate: Gate) {
-    let v = match gate {
-        Gate::From(level) => level as u32,
-        Gate::Off => Gate::OFF,
-    };
-    GATE.store(v, Ordering::Relaxed);
-}
-
-/// The gate as it stands.
-pub fn gate() -> Gate {
-    match Level::from_u8(GATE.load(Ordering::Relaxed) as u8) {
-        Some(level) => Gate::From(level),
-        None => Gate::Off,
-    }
-}

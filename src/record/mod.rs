@@ -12,16 +12,22 @@
 
 mod args;
 mod fields;
+mod filter;
 mod format;
 mod level;
 mod render;
 mod site;
+mod text;
 mod value;
 
 pub use args::{Arg, Args, Capture};
 pub use fields::{DynFields, Field, Fields, Span, Spans, show_value};
-pub use format::check;
-pub use level::{BadLevel, Gate, Level, enabled, gate, set_gate};
+pub use filter::{
+    BadFilter, Filter, STATIC_GATE, allows, enabled, gate, on_filter_change, set_filter, set_gate,
+};
+pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8};
+pub use level::{BadLevel, Gate, Level};
 pub use render::CompiledFormat;
 pub use site::{BadSite, Site, SiteFacts};
+pub use text::{MAX_TEXT, TEXT_ROOM, TextRoom, text_in};
 pub use value::{DecodeError, Value, Values};

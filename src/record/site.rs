@@ -1,6 +1,7 @@
 //! A call site in this process, and its entry as it is stored.
 #![allow(unsafe_code)] // An entry is written through a raw pointer, into shared memory.
 
+use super::filter::Verdict;
 use super::{Args, Level};
 use crate::layout::site as at;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -19,6 +20,8 @@ pub struct Site {
     signature: AtomicU64,
     /// 0 = no entry yet. It changes once.
     id: AtomicU32,
+    /// Whether the filter in force lets it through.
+    pub(super) verdict: Verdict,
     /// Line in the source file.
     pub line: u32,
     /// Source file, as the compiler names it.
@@ -45,7 +48,8 @@ impl Site {
         fmt: &'static str,
     ) -> Site {
         let (signature, id) = (AtomicU64::new(0), AtomicU32::new(0));
-        Site { signature, id, line, file, target, fmt, fields: "", level, style: at::style::BRACE }
+        let (verdict, style) = (Verdict::new(), at::style::BRACE);
+        Site { signature, id, verdict, line, file, target, fmt, fields: "", level, style }
     }
 
     /// The same with these fields: names, each with a NUL behind it (`"user\0path\0"`).

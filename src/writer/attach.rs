@@ -131,6 +131,11 @@ pub(super) fn now() -> u64 {
     if CLOCK.load(Relaxed) == CLOCK_TSC { sys::time::ticks() } else { other_clock() }
 }
 
+/// Whether [`now`] counts as the processor does: read there, or by the drain.
+pub(super) fn ticks_are_tsc() -> bool {
+    matches!(CLOCK.load(Relaxed) & !WAKES, CLOCK_TSC | CLOCK_TICK)
+}
+
 #[inline(never)]
 fn other_clock() -> u64 {
     let (ctl, clock) = (CTL.load(Relaxed), CLOCK.load(Relaxed) & !WAKES);

@@ -7,7 +7,7 @@ use crate::error::{Code, Error, Result};
 use crate::lane::shared;
 use crate::lane::thread::written_count;
 use crate::layout::ring::{self, Geometry, ack, lane, word};
-use crate::record::set_gate;
+use crate::record::set_filter;
 use crate::sync::Ordering::*;
 use crate::sys;
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ pub fn init() -> Result<Guard> {
 /// As [`init`], with settings of the program's own. A second call in one process keeps the first one's
 /// settings.
 pub fn init_with(settings: &Settings) -> Result<Guard> {
-    set_gate(settings.level);
+    set_filter(&settings.level);
     if attach::configured() {
         attach::clear_failure();
     } else {

@@ -1,0 +1,90 @@
+//! When a record is from: now, or when its caller says.
+
+use super::attach;
+use crate::layout::{ctl, ring};
+use crate::sync::Ordering::Acquire;
+use crate::sys;
+use std::time::SystemTime;
+
+/// A time that the caller of a log call says (`at:`).
+///
+/// The drain emits a record with this time, with two limits: one in the future is cut to the drain's now,
+/// and within one thread time never steps back, so that a record with an earlier time than the one before it
+/// gets that one's. The raw time is kept in the journal beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// A reading of this process's own clock ([`Time::now`]), taken over as it is.
+    Ticks(u64),
+    /// UTC, ns since the epoch. It is turned into ticks by its distance from now: what is a second ago is
+    /// exact to some tens of ns, what is a day ago as exact as the rate of the processor's counter is known
+    /// (better than a second).
+    Utc(i64),
+}
+
+impl Time {
+    /// Now, by the clock of this process's ring: some ns. Async-signal-safe.
+    #[inline]
+    pub fn now() -> Time {
+        Time::Ticks(attach::now())
+    }
+
+    /// In ticks of the ring's clock. 0 would be "none".
+    pub(super) fn ticks(self) -> u64 {
+        let ticks = match self {
+            Time::Ticks(t) => t,
+            Time::Utc(utc) => {
+                let (now, ago) = (attach::now(), sys::time::utc_ns() as i64);
+                let ago = i128::from(ago) - i128::from(utc);
+                // ns per tick, 2^-32 fixed point: as the drain has measured it, else as the ring was told.
+                let measured = if attach::ticks_are_tsc() { attach::ctl_word(ctl::CAL_MULT) } else { 0 };
+                let back = match (measured, hz()) {
+                    (0, 0) => 0,
+                    (0, hz) => ago.saturating_mul(i128::from(hz)) / 1_000_000_000,
+                    (m, _) => ago.saturating_mul(1 << 32) / i128::from(m),
+                };
+                (i128::from(now) - back).clamp(1, i128::from(i64::MAX)) as u64
+            }
+        };
+        ticks.max(1)
+    }
+}
+
+fn hz() -> u64 {
+    attach::usable().map_or(0, |r| r.word(ring::TICK_HZ).load(Acquire))
+}
+
+impl From<SystemTime> for Time {
+    fn from(t: SystemTime) -> Time {
+        let ns = |d: std::time::Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+        Time::Utc(match t.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(d) => ns(d),
+            Err(e) => -ns(e.duration()),
+        })
+    }
+}
+
+/// A record's timestamp, or that there is none and now is meant.
+pub(super) trait Stamp: Copy {
+    fn or(&self, now: impl FnOnce() -> u64) -> u64;
+}
+
+/// When it is written.
+#[derive(Clone, Copy)]
+pub(super) struct Now;
+
+impl Stamp for Now {
+    #[inline(always)]
+    fn or(&self, now: impl FnOnce() -> u64) -> u64 {
+        now()
+    }
+}
+
+/// Ticks.
+#[derive(Clone, Copy)]
+pub(super) struct At(pub u64);
+
+impl Stamp for At {
+    fn or(&self, _: impl FnOnce() -> u64) -> u64 {
+        self.0
+    }
+}
