@@ -483,7 +483,12 @@ impl Settings {
     /// The environment of this process, and what is wrong with it. Allocates; call it once. (That a
     /// directory is not on tmpfs is said by [`Channel`](crate::channel::Channel), when it opens it.)
     pub fn from_env() -> (Settings, Vec<Problem>) {
-        let mut s = Settings::from(|name| std::env::var_os(name), sys::process::Facts::read().uid);
+        Settings::read(|name| std::env::var_os(name))
+    }
+
+    /// The same for any environment, of this process's user on this machine.
+    pub fn read(get: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<Problem>) {
+        let mut s = Settings::from(get, sys::process::Facts::read().uid);
         if s.0.clock == Clock::Tsc && !sys::time::ticks_invariant() {
             s.0.clock = Clock::Monotonic;
             s.1.push(Problem {
@@ -497,7 +502,7 @@ impl Settings {
         s
     }
 
-    /// The same for any environment.
+    /// The same for any user, whatever the machine.
     pub fn from(get: impl Fn(&str) -> Option<OsString>, uid: u32) -> (Settings, Vec<Problem>) {
         let mut problems = Vec::new();
         // An empty value is a variable that is not set.

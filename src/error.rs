@@ -46,7 +46,8 @@ pub enum Code {
 pub struct Error {
     /// Its stable code.
     pub code: Code,
-    /// The message, complete.
+    /// The message, complete. Empty where no memory may be allocated ([`Error::in_handler`]); `Display` then
+    /// says what it has to.
     pub message: String,
     /// The errno, if a system call failed.
     pub errno: Option<i32>,
@@ -56,6 +57,10 @@ impl Error {
     /// An error without errno.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Error { code, message: message.into(), errno: None }
+    }
+    /// What a call that may wait answers in a signal handler. Made and dropped without allocating.
+    pub const fn in_handler() -> Self {
+        Error { code: Code::WouldBlock, message: String::new(), errno: None }
     }
     /// An error of a system call. `what` says what was tried and on which path.
     pub fn os(what: impl fmt::Display, e: std::io::Error) -> Self {
@@ -74,7 +79,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} [E{:02}]", self.message, self.code as i32)
+        let message = match self.message.as_str() {
+            "" => "this call may wait, and a signal handler may not: call it outside of the handler",
+            m => m,
+        };
+        write!(f, "{message} [E{:02}]", self.code as i32)
     }
 }
 

@@ -30,8 +30,12 @@
 //! # Features
 //!
 //! `cli` (default) is the command, `drain` what it and an embedded drain need. A program that only writes
-//! takes `default-features = false`.
+//! takes `default-features = false`. `log` and `tracing` are the adapters (`spillring::adapter`).
+//! `max_level_off`, `max_level_error` and so on to `max_level_trace` say what is compiled at all, and
+//! `release_max_level_*` what is in a build without debug assertions.
 
+#[cfg(any(feature = "log", feature = "tracing"))]
+pub mod adapter;
 pub mod channel;
 #[cfg(feature = "drain")]
 pub mod clock;
@@ -43,6 +47,7 @@ pub mod error;
 pub mod journal;
 pub mod lane;
 pub mod layout;
+pub mod logger;
 #[cfg(feature = "drain")]
 pub mod merge;
 pub mod record;
@@ -58,4 +63,5 @@ pub mod tls;
 pub mod writer;
 
 pub use error::{Code, Error, Result};
-pub use writer::{Guard, flush, init, init_with};
+pub use logger::Logger;
+pub use writer::{Guard, flush, flush_sinks, init, init_with};

@@ -11,6 +11,7 @@ pub mod busguard;
 pub mod child;
 pub mod errno;
 pub mod file;
+pub mod handler;
 pub mod lease;
 pub mod mem;
 pub mod path;

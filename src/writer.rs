@@ -10,11 +10,14 @@ mod attach;
 mod fork;
 mod guard;
 mod quota;
+mod sinks;
 mod thread;
 mod time;
 
 pub use attach::{Status, attached, status};
-pub use guard::{Guard, flush, init, init_with};
+#[cfg(feature = "log")]
+pub(crate) use guard::settle;
+pub use guard::{Guard, flush, flush_sinks, init, init_with};
 pub use thread::{may_wait, prepare, thread_reset};
 pub use time::Time;
 

@@ -1,11 +1,19 @@
 //! The Rust front door: what the macros hand over, and what of it is found in a journal.
+#![cfg(feature = "cli")]
 #![allow(unsafe_code)]
 
+use common::{Found, Scratch, fork_and, journal_records, settings};
+use spillring::drain::{Drain, DrainConfig};
+use spillring::env::Settings;
 use spillring::record::{Args, CompiledFormat, Site, show_value};
-use spillring::site::{Filter, Gate, Level, MAX_TEXT, set_filter, set_gate};
+use spillring::site::{Filter, Gate, Level, MAX_TEXT, Time, set_filter, set_gate};
+use spillring::sync::{AtomicU32, Ordering::Relaxed};
+use spillring::{Code, Logger};
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 mod common;
 
@@ -265,4 +273,281 @@ fn a_target_that_is_off_evaluates_nothing() {
     }
     set_gate(Gate::From(Level::Info));
     assert_eq!(all(), 2);
+}
+
+// ---- the journal: what of it is found
+
+/// Drains what dead processes left, and reads it.
+fn drained(s: &Settings) -> Vec<Found> {
+    let mut d = Drain::open(DrainConfig::new(s, s.channel_dir()).0).unwrap();
+    d.finish(&mut |l: &str| eprintln!("{l}")).unwrap();
+    journal_records(s)
+}
+
+fn kill_self() -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    unreachable!()
+}
+
+fn utc_now() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as i64
+}
+
+#[test]
+fn everything_that_a_call_says_is_in_the_journal() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        let (user, list) = ("me", [1, 2]);
+        spillring::info!(user, ok = true, "took {ms} ms", ms = 2.5);
+        spillring::warn!(target: "orders", list = ?list, path = %std::path::Path::new("/a b").display(), "{}", user);
+        spillring::error!("{user} has {list:?}");
+        for i in 0..10 {
+            spillring::every_n!(4, Level::Info, n = i, "every");
+        }
+        for i in 0..1000 {
+            spillring::rate!(2, Duration::from_secs(1 << 40), Level::Info, "rate {}", i);
+        }
+        // A generic function: its site is claimed by one type, records of the other carry it.
+        fn both(v: impl spillring::record::Capture) {
+            spillring::info!(v = v, "generic");
+        }
+        both(1u8);
+        both("one");
+        // Spilled and shared records have fields, too: larger than the lane takes.
+        spillring::info!(long = "x".repeat(100_000), "large");
+        kill_self()
+    });
+    assert_eq!(child.wait(), libc::SIGKILL);
+    let all = drained(&s);
+    let shown: Vec<_> = all.iter().map(|r| format!("{}{}", r.text, r.fields)).collect();
+    let long = format!("large long={}", "x".repeat(100_000));
+    assert_eq!(
+        shown,
+        [
+            "took 2.5 ms user=me ok=true",
+            "me list=\"[1, 2]\" path=\"/a b\"",
+            "me has [1, 2]",
+            "every n=0",
+            "every suppressed=3 n=4",
+            "every suppressed=3 n=8",
+            "rate 0",
+            "rate 1",
+            "generic v=1",
+            "generic v=one",
+            &long
+        ]
+    );
+    assert_eq!((all[1].target.as_str(), all[1].level, all[2].level), ("orders", 4, 5));
+    assert_eq!(all[0].target, module_path!());
+}
+
+#[test]
+fn a_caller_says_when_it_was() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    const HOUR: i64 = 3_600_000_000_000;
+    let before = utc_now();
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        let began = Time::now();
+        spillring::info!(at: Time::Utc(before - HOUR), "an hour ago");
+        spillring::info!(at: Time::Utc(before - HOUR / 2), "half an hour ago");
+        spillring::info!(at: SystemTime::UNIX_EPOCH, "long ago");
+        spillring::info!(at: began, n = 1, "began");
+        spillring::info!(at: Time::Utc(before + HOUR), "in an hour");
+        spillring::info!("now");
+        kill_self()
+    });
+    assert_eq!(child.wait(), libc::SIGKILL);
+    let all = drained(&s);
+    let after = utc_now();
+    let texts: Vec<_> = all.iter().map(|r| r.text.as_str()).collect();
+    assert_eq!(texts, ["an hour ago", "half an hour ago", "long ago", "began", "in an hour", "now"]);
+    // As exact as the rate of the counter is known, here by a ring that is some ms old.
+    let near = |r: &Found, utc: i64| assert!((r.utc - utc).abs() < HOUR / 100, "{r:?}, {}", r.utc - utc);
+    near(&all[0], before - HOUR);
+    near(&all[1], before - HOUR / 2);
+    // Never back within a thread; the raw time is there.
+    assert_eq!(all[2].utc, all[1].utc);
+    assert!(all[2].ticks < all[0].ticks && all[0].ticks < all[1].ticks);
+    assert!((before - 1_000_000..=after).contains(&all[3].utc), "{:?}", all[3]);
+    // Never in the future of the drain.
+    assert!(all[4].utc <= after && all[4].ticks > all[5].ticks);
+}
+
+#[test]
+fn exit_without_dropping_the_guard_loses_nothing() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        let threads: Vec<_> = (0..3)
+            .map(|t| std::thread::spawn(move || (0..2000).for_each(|i| spillring::info!("{} {}", t, i))))
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        std::process::exit(7)
+    });
+    assert_eq!(libc::WEXITSTATUS(child.wait()), 7);
+    assert_eq!(drained(&s).len(), 6000);
+}
+
+#[test]
+fn a_panic_is_logged_and_the_hook_before_is_called() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let child = fork_and(|| {
+        static CALLED: AtomicU32 = AtomicU32::new(0);
+        std::panic::set_hook(Box::new(|_| {
+            CALLED.fetch_add(1, Relaxed);
+        }));
+        let start = || {
+            let b = Logger::builder().ignore_environment().panic_hook();
+            b.dir(&s.dir).channel(&s.channel).lane_bytes(64 << 10).start().unwrap()
+        };
+        // Twice: the hook is installed once.
+        let _log = (start(), start());
+        let worker = std::thread::Builder::new().name("worker 1".into());
+        assert!(worker.spawn(|| panic!("order {} failed", 7)).unwrap().join().is_err());
+        assert!(std::thread::spawn(|| std::panic::panic_any(5)).join().is_err());
+        assert_eq!(CALLED.load(Relaxed), 2);
+        kill_self()
+    });
+    assert_eq!(child.wait(), libc::SIGKILL);
+    let all = drained(&s);
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert_eq!((all[0].target.as_str(), all[0].level, all[0].text.as_str()), ("panic", 5, "order 7 failed"));
+    let place = format!(" thread=\"worker 1\" location={}:", file!());
+    assert!(all[0].fields.starts_with(&place), "{}", all[0].fields);
+    assert_eq!(all[1].text, "(a value that is no text)");
+}
+
+#[test]
+fn in_a_handler_a_flush_answers_at_once() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    static REFUSED: AtomicU32 = AtomicU32::new(0);
+    static OTHER: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn handler(_: i32) {
+        // Without a drain either would wait an hour.
+        for r in
+            [spillring::flush(Duration::from_secs(3600)), spillring::flush_sinks(Duration::from_secs(3600))]
+        {
+            let refused = r.is_err_and(|e| e.code == Code::WouldBlock);
+            (if refused { &REFUSED } else { &OTHER }).fetch_add(1, Relaxed);
+        }
+        spillring::info!("in the handler");
+    }
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        // SAFETY: the handler logs, which may be done in one, and counts.
+        unsafe {
+            let mut a: libc::sigaction = std::mem::zeroed();
+            a.sa_sigaction = handler as *const () as usize;
+            for signal in [libc::SIGUSR1, libc::SIGALRM] {
+                a.sa_flags = if signal == libc::SIGUSR1 { libc::SA_NODEFER } else { libc::SA_RESTART };
+                libc::sigaction(signal, &a, std::ptr::null_mut());
+            }
+            libc::raise(libc::SIGUSR1);
+            let every = libc::timeval { tv_sec: 0, tv_usec: 500 };
+            let timer = libc::itimerval { it_interval: every, it_value: every };
+            libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+        }
+        // Between and within log calls.
+        let begun = Instant::now();
+        while REFUSED.load(Relaxed) < 100 {
+            spillring::info!("in the loop");
+            assert!(begun.elapsed() < Duration::from_secs(60));
+        }
+        assert_eq!(OTHER.load(Relaxed), 0);
+        // SAFETY: stops the timer.
+        unsafe { libc::setitimer(libc::ITIMER_REAL, &std::mem::zeroed(), std::ptr::null_mut()) };
+        // Outside it waits, and says what is missing.
+        let e = spillring::flush(Duration::from_millis(1)).unwrap_err();
+        assert!(e.code == Code::Timeout && e.to_string().contains("no drain is running"), "{e}");
+        let e = spillring::Error::in_handler().to_string();
+        assert!(e.contains("handler") && e.ends_with("[E15]"), "{e}");
+    });
+    assert_eq!(child.wait(), 0);
+}
+
+/// The command, with the settings of a test.
+fn spillring(s: &Settings, args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_spillring"));
+    c.args(args).env("SPILLRING_DIR", &s.dir).env("SPILLRING_JOURNAL_DIR", s.journal_dir.as_ref().unwrap());
+    c.stdin(Stdio::null()).stdout(Stdio::null());
+    c
+}
+
+/// A child that is killed when the test is over.
+struct Running(std::process::Child);
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn flush_sinks_waits_until_the_outputs_have_it() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let a = dir.path().join("a.log");
+    let outputs = ["drain", "t", "-o", a.to_str().unwrap()];
+    let drain = Running(spillring(&s, &outputs).spawn().unwrap());
+    let stat = |name: &str| {
+        let sinks = std::fs::read_dir(s.channel_dir()).ok()?.filter_map(|e| Some(e.ok()?.path()));
+        sinks.into_iter().find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(name)))
+    };
+    wait_for("the drain's sink", || stat("sink-file-a").is_some());
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        for round in 0..5 {
+            for i in 0..500 {
+                spillring::info!("round {} line {}", round, i);
+            }
+            spillring::flush_sinks(Duration::from_secs(60)).unwrap();
+            let text = std::fs::read_to_string(&a).unwrap();
+            let last = text.lines().last().unwrap_or("nothing").to_owned();
+            assert!(last.contains(&format!(" round {round} line 499 ")), "{round}: {last:?}");
+        }
+        // A sink that stopped behind: it is named.
+        let page = std::fs::read(stat("sink-file-a").unwrap()).unwrap();
+        let word = |at: u64, v: u64, page: &mut Vec<u8>| {
+            page[at as usize..at as usize + 8].copy_from_slice(&v.to_le_bytes());
+        };
+        use spillring::layout::sink::stat as st;
+        let old = s.channel_dir().join("sink-old.stat");
+        for (state, words) in [(st::STATE_STOPPED, "has stopped"), (st::STATE_BROKEN, "has lost its reader")]
+        {
+            let mut page = page.clone();
+            word(st::ST_NEXT, 1001, &mut page); // the first one is 1
+            word(st::ST_STATE, state, &mut page);
+            std::fs::write(&old, page).unwrap();
+            let e = spillring::flush_sinks(Duration::from_millis(300)).unwrap_err();
+            assert_eq!(e.code, Code::Timeout);
+            assert!(e.message.contains("sink old") && e.message.contains(words), "{e}");
+            assert!(e.message.contains("1500 records pending"), "{e}");
+        }
+        std::fs::remove_file(&old).unwrap();
+        spillring::flush_sinks(Duration::from_secs(60)).unwrap();
+    });
+    assert_eq!(child.wait(), 0);
+    drop(drain);
 }

@@ -52,6 +52,8 @@ const ROWS: &[&[&str]] = &[
     &["ringview"],
     &["writer", "drain"],
     &["site", "main", "cli"],
+    &["logger"],
+    &["adapter"],
 ];
 
 fn row(module: &str) -> Option<usize> {

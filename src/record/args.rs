@@ -135,6 +135,31 @@ impl Arg for &str {
     }
 }
 
+/// A string's bytes, where nobody has checked that they are text, or they are none (dynamic fields).
+impl sealed::Sealed for &[u8] {}
+impl Arg for &[u8] {
+    const TYPE: u8 = ty::STR;
+    #[inline(always)]
+    fn encoded_len(&self) -> usize {
+        4 + self.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) -> *mut u8 {
+        // SAFETY: by the caller. What is done with a string's bytes asks nothing of them, and the slice is
+        // not read as a string.
+        unsafe {
+            dst.cast::<[u8; 4]>().write_unaligned((self.len() as u32).to_le_bytes());
+            let to = dst.add(4);
+            core::ptr::copy_nonoverlapping(self.as_ptr(), to, self.len());
+            to.add(self.len())
+        }
+    }
+    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
+        f(&(self.len() as u32).to_le_bytes());
+        f(self);
+    }
+}
+
 impl Capture for str {
     type Raw<'a> = &'a str;
     #[inline(always)]

@@ -269,6 +269,12 @@ fn put(filter: *mut Filter, gate: Gate) {
     }
 }
 
+/// The gate's word: the number of the lowest level that passes. For calls from other languages, which load
+/// it themselves; they never store it.
+pub fn gate_word() -> &'static AtomicU32 {
+    &WORDS.gate
+}
+
 /// The lowest level that any target has, as it stands.
 pub fn gate() -> Gate {
     Gate::of_number(WORDS.gate.load(Relaxed))

@@ -1,6 +1,7 @@
 //! The life of a program's logging: `init`, `flush`, and the guard between them.
 
 use super::attach::{self, CLOCK_MONOTONIC, CLOCK_TICK, CLOCK_TSC, Config};
+use super::sinks;
 use crate::channel::{Channel, Role};
 use crate::env::{Clock, Idle, Problem, Settings};
 use crate::error::{Code, Error, Result};
@@ -24,6 +25,11 @@ impl Guard {
     /// How long dropping it waits at most.
     pub const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
+    pub(crate) fn with_problems(mut self, problems: Vec<Problem>) -> Guard {
+        self.problems = problems;
+        self
+    }
+
     /// Values of the environment that were not taken, and what was used instead.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -32,10 +38,14 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nobody to wait for: the next drain of the channel finds the ring.
-        if drain_present() {
-            let _ = flush(Guard::DROP_TIMEOUT);
-        }
+        settle();
+    }
+}
+
+/// Flushes, if a drain is there. Else there is nobody to wait for: the next drain of the channel finds the ring.
+pub(crate) fn settle() {
+    if drain_present() {
+        let _ = journaled("flush", Guard::DROP_TIMEOUT);
     }
 }
 
@@ -56,9 +66,7 @@ pub fn init() -> Result<Guard> {
     for p in &problems {
         eprintln!("spillring: {p}");
     }
-    let mut guard = init_with(&settings)?;
-    guard.problems = problems;
-    Ok(guard)
+    Ok(init_with(&settings)?.with_problems(problems))
 }
 
 /// As [`init`], with settings of the program's own. A second call in one process keeps the first one's
@@ -109,16 +117,63 @@ pub fn init_with(settings: &Settings) -> Result<Guard> {
 
 /// Waits until every record whose call had returned, on any thread of this process, is in the journal.
 ///
-/// Not for signal handlers: it sleeps.
+/// In a signal handler it answers [`Code::WouldBlock`] at once (it looks at its stack, some microseconds).
 ///
 /// # Errors
 /// [`Code::Timeout`] with the number of records pending (is a drain running?);
-/// [`Code::NotAttached`] without a ring.
+/// [`Code::NotAttached`] without a ring; [`Code::WouldBlock`].
 pub fn flush(timeout: Duration) -> Result<()> {
+    if sys::handler::in_signal_handler() {
+        return Err(Error::in_handler());
+    }
+    journaled("flush", timeout)
+}
+
+/// Waits until every record whose call had returned, on any thread of this process, is in the journal, and
+/// every sink of the channel has delivered it: its cursor has passed it. Without a sink it is [`flush`].
+///
+/// A sink counts as long as its status stands in the channel, also one whose drain is not there: it is waited
+/// for, and named. In a signal handler it answers [`Code::WouldBlock`] at once.
+///
+/// # Errors
+/// As [`flush`]; [`Code::Timeout`] names the sinks that are behind and by how many records, and comes at once
+/// where one has given up (its reader is gone, its output cannot be used).
+pub fn flush_sinks(timeout: Duration) -> Result<()> {
+    if sys::handler::in_signal_handler() {
+        return Err(Error::in_handler());
+    }
+    let start = Instant::now();
+    journaled("flush_sinks", timeout)?;
+    let Some(paths) = attach::channel_paths() else { return Ok(()) };
+    // The drain stores this before it says that the flush is done.
+    let end = attach::ctl_word(crate::layout::ctl::DELIVERED);
+    let mut pause = Duration::from_micros(200);
+    loop {
+        let behind = sinks::behind(&paths.dir().to_path(), end)?;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() || behind.iter().any(|s| s.gave_up) {
+            let each: Vec<String> = behind.iter().map(ToString::to_string).collect();
+            return Err(Error::new(
+                Code::Timeout,
+                format!("flush_sinks: not delivered after {:?}: {}", start.elapsed(), each.join("; ")),
+            ));
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// The waiting part of a flush; `what` is the name it has in errors.
+fn journaled(what: &str, timeout: Duration) -> Result<()> {
     let Some(ring) = attach::usable() else {
         return Err(Error::new(
             Code::NotAttached,
-            "flush: this process has no ring: call spillring::init first, and look at what it answered",
+            format!(
+                "{what}: this process has no ring: call spillring::init first, and look at what it answered"
+            ),
         ));
     };
     let mine = ring.word(word::FLUSH).fetch_add(1, AcqRel) + 1; // flush:AR, pairs with flush:A
@@ -138,7 +193,7 @@ pub fn flush(timeout: Duration) -> Result<()> {
     let hint = if drain_present() { "the drain is behind" } else { "no drain is running" };
     Err(Error::new(
         Code::Timeout,
-        format!("flush: {} records are not in the journal after {timeout:?}: {hint}", pending(ring)),
+        format!("{what}: {} records are not in the journal after {timeout:?}: {hint}", pending(ring)),
     ))
 }
 

@@ -15,9 +15,9 @@ use std::time::SystemTime;
 pub enum Time {
     /// A reading of this process's own clock ([`Time::now`]), taken over as it is.
     Ticks(u64),
-    /// UTC, ns since the epoch. It is turned into ticks by its distance from now: what is a second ago is
-    /// exact to some tens of ns, what is a day ago as exact as the rate of the processor's counter is known
-    /// (better than a second).
+    /// UTC, ns since the epoch. It is turned into ticks by its distance from now, so it is as exact as the rate
+    /// of the processor's counter is known: some parts in a million once a drain has measured it for seconds,
+    /// before that, where the processor does not tell, parts in a thousand.
     Utc(i64),
 }
 
@@ -33,24 +33,33 @@ impl Time {
         let ticks = match self {
             Time::Ticks(t) => t,
             Time::Utc(utc) => {
-                let (now, ago) = (attach::now(), sys::time::utc_ns() as i64);
-                let ago = i128::from(ago) - i128::from(utc);
-                // ns per tick, 2^-32 fixed point: as the drain has measured it, else as the ring was told.
-                let measured = if attach::ticks_are_tsc() { attach::ctl_word(ctl::CAL_MULT) } else { 0 };
-                let back = match (measured, hz()) {
-                    (0, 0) => 0,
-                    (0, hz) => ago.saturating_mul(i128::from(hz)) / 1_000_000_000,
-                    (m, _) => ago.saturating_mul(1 << 32) / i128::from(m),
-                };
-                (i128::from(now) - back).clamp(1, i128::from(i64::MAX)) as u64
+                let (now, here) = (attach::now(), sys::time::utc_ns() as i64);
+                let ago = i128::from(here) - i128::from(utc);
+                (i128::from(now) - ticks_in(ago, now, here)).clamp(1, i128::from(i64::MAX)) as u64
             }
         };
         ticks.max(1)
     }
 }
 
-fn hz() -> u64 {
-    attach::usable().map_or(0, |r| r.word(ring::TICK_HZ).load(Acquire))
+/// Ticks that pass in so many ns: as the drain has measured it, else as the processor tells, else as they have
+/// passed since this ring was made.
+fn ticks_in(ns: i128, now: u64, utc: i64) -> i128 {
+    // ns per tick, 2^-32 fixed point.
+    let measured = if attach::ticks_are_tsc() { attach::ctl_word(ctl::CAL_MULT) } else { 0 };
+    if measured != 0 {
+        return ns.saturating_mul(1 << 32) / i128::from(measured);
+    }
+    let Some(ring) = attach::usable() else { return 0 };
+    let word = |at| ring.word(at).load(Acquire);
+    match word(ring::TICK_HZ) {
+        0 => {
+            let ticks = i128::from(now) - i128::from(word(ring::ANCHOR_TICKS));
+            let took = (i128::from(utc) - i128::from(word(ring::ANCHOR_UTC))).max(1);
+            ns.saturating_mul(ticks) / took
+        }
+        hz => ns.saturating_mul(i128::from(hz)) / 1_000_000_000,
+    }
 }
 
 impl From<SystemTime> for Time {

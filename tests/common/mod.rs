@@ -126,3 +126,68 @@ pub fn journal_texts(s: &spillring::env::Settings) -> Vec<String> {
     }
     all
 }
+
+/// One record of a journal, as readers see it.
+#[cfg(feature = "drain")]
+#[derive(Debug)]
+pub struct Found {
+    pub level: u8,
+    pub target: String,
+    pub file: String,
+    pub line: u32,
+    pub utc: i64,
+    pub ticks: u64,
+    pub text: String,
+    /// ` key=value` each.
+    pub fields: String,
+    /// `name{ key=value}` each, outermost first.
+    pub spans: Vec<String>,
+    pub span_ids: Vec<u64>,
+}
+
+/// The logged records of the settings' journal, with fields and spans.
+#[cfg(feature = "drain")]
+pub fn journal_records(s: &spillring::env::Settings) -> Vec<Found> {
+    use spillring::journal::{Item, Reader, kind};
+    use spillring::record::{Fields, show_value};
+    let text = |b: &[u8]| String::from_utf8(b.to_vec()).unwrap();
+    let show = |fields: Fields<'_>| {
+        let mut out = Vec::new();
+        for f in fields {
+            out.push(b' ');
+            out.extend_from_slice(f.name);
+            out.push(b'=');
+            show_value(&f.value, &mut out);
+        }
+        String::from_utf8(out).unwrap()
+    };
+    let dir = s.journal_dir.as_ref().unwrap().join(&s.channel);
+    let mut r = Reader::open(dir).unwrap();
+    let mut all = Vec::new();
+    while let Some(item) = r.next_batch().unwrap() {
+        let Item::Batch(b) = item else { panic!("the journal has a gap") };
+        for e in b.entries() {
+            if e.kind != kind::LOG {
+                continue;
+            }
+            let site = e.site.unwrap();
+            let f = CompiledFormat::with_fields(&site.fmt, &site.types, &site.fields, site.style);
+            let mut out = Vec::new();
+            f.render(e.payload, &mut out).unwrap();
+            let spans: Vec<_> = f.fields(e.payload).spans().collect();
+            all.push(Found {
+                level: site.level,
+                target: text(&site.target),
+                file: text(&site.file),
+                line: site.line,
+                utc: e.utc_ns,
+                ticks: e.ticks,
+                text: text(&out),
+                fields: show(f.fields(e.payload)),
+                span_ids: spans.iter().map(|s| s.id).collect(),
+                spans: spans.into_iter().map(|s| format!("{}{{{}}}", text(s.name), show(s.fields))).collect(),
+            });
+        }
+    }
+    all
+}
