@@ -23,7 +23,7 @@
 //!    what is closed under "had returned before".
 //! 5. **The merge** (`merge`, `clock`). Ticks become UTC; across threads the earliest goes first, and a
 //!    thread's own order always wins.
-//! 6. **The journal** (`journal`, `drain`). Records and the cursors of all they were taken from go into
+//! 6. **The journal** (`journal`, [`release`], `drain`). Records and the cursors of all they were taken from go into
 //!    one checksummed batch; that batch is the commit. Only then the space is released to the writers.
 //! 7. **The sinks** follow the journal, each at its own pace.
 //!
@@ -51,6 +51,7 @@ pub mod logger;
 #[cfg(feature = "drain")]
 pub mod merge;
 pub mod record;
+pub mod release;
 pub mod ringview;
 #[cfg(feature = "drain")]
 pub mod sink;

@@ -1,7 +1,7 @@
 //! The bytes of a spill frame, its key and its record, built by hand: offsets, magics and the checksum are
 //! written out here and shared with nobody. (The other formats' golden bytes: `tests/golden`, read by
 //! `tests/journal.rs`, `tests/hazards_files.rs`, `tests/sinks.rs`; `tests/record.rs` for payloads and sites;
-//! `src/drain/cursor.rs` for cursors.)
+//! `src/release.rs` for cursors.)
 
 use spillring::lane::SlowKey;
 use spillring::spill::{Checksum, Parser, SpillRead, Step};

@@ -49,7 +49,7 @@ const ROWS: &[&[&str]] = &[
     &["record", "lane", "sys", "tls"],
     &["clock", "env", "spill", "merge", "journal", "channel"],
     &["snapshot", "sink"],
-    &["ringview"],
+    &["ringview", "release"],
     &["writer", "drain"],
     &["site", "main", "cli"],
     &["logger"],

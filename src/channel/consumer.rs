@@ -7,6 +7,7 @@ use super::{
     parse_temp, put,
 };
 use crate::error::{Code, Error, Result};
+use crate::lane::calibration::Calibration;
 use crate::layout::ring::{Geometry, id};
 use crate::layout::{ARCH, LAYOUT_VERSION, PAGE, ctl, spill};
 use crate::sync::AtomicU64;
@@ -129,6 +130,17 @@ impl Channel {
     /// `ctl`, read-write for [`Role::Drain`] only.
     pub fn ctl(&self) -> &Map {
         &self.ctl
+    }
+
+    /// The clock calibration in `ctl`. Writing it takes [`Role::Drain`], and being the channel's drain.
+    pub fn calibration(&self) -> Calibration<'_, AtomicU64> {
+        let w = |at| self.ctl.word(at);
+        Calibration {
+            seq: w(ctl::CAL_SEQ),
+            ticks: w(ctl::CAL_TICKS),
+            utc: w(ctl::CAL_UTC),
+            mult: w(ctl::CAL_MULT),
+        }
     }
 
     /// `ctl` for the life of the process, whatever becomes of this value: what a log call reads.

@@ -6,11 +6,13 @@ use super::{Exit, InspectCommand};
 use spillring::channel::{Channel, Kind, Stem};
 use spillring::env::Settings;
 use spillring::journal::{Item, Reader, Segment};
+use spillring::lane::calibration::Found;
 use spillring::layout::{self, Field, ctl, journal, ring, sink, spill};
 use spillring::sync::Ordering::Acquire;
 use spillring::{Error, Result};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Runs it.
 pub fn run(what: &InspectCommand, settings: &Settings) -> Result<Exit> {
@@ -78,6 +80,7 @@ fn describe(channel: &Channel, text: &mut Vec<u8>, bad: &mut bool) -> Result<()>
         let v = if f.size == 4 { (v >> (8 * (f.offset & 7))) & 0xffff_ffff } else { v };
         line!("  {:<16} {v:#x}", f.name);
     }
+    line!("  calibration: {}", calibration(channel));
     let mut stems = channel.producers()?;
     stems.sort();
     for stem in stems {
@@ -87,6 +90,22 @@ fn describe(channel: &Channel, text: &mut Vec<u8>, bad: &mut bool) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// What the drain's clock calibration says.
+fn calibration(channel: &Channel) -> String {
+    // A drain is done with it in less than a microsecond, but may be preempted in the midst of it.
+    for _ in 0..20 {
+        match channel.calibration().read(100) {
+            Found::Line(l) => {
+                let ns_per_tick = l.mult as f64 / 4_294_967_296.0;
+                return format!("{} ticks at {} ns UTC, {ns_per_tick:.9} ns per tick", l.ticks, l.utc as i64);
+            }
+            Found::Never => return "not calibrated yet (no drain has been here)".into(),
+            Found::Unfinished => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    "left unfinished by a drain that was killed (or is stopped) in it; the next drain writes it anew".into()
 }
 
 fn producer(channel: &Channel, stem: Stem, text: &mut Vec<u8>) -> Result<()> {

@@ -8,7 +8,6 @@
 //!
 //! Not async-signal-safe. The embedded drain is the same code on a thread with all signals blocked.
 
-mod cursor;
 mod idle;
 mod ring;
 
@@ -17,14 +16,15 @@ use crate::clock::{Calibration, Pair};
 use crate::env::{Idle, Settings, SyncPolicy};
 use crate::error::{Code, Error, Result};
 use crate::journal::{CursorKey, DirStorage, Journal, Options, Sync};
+use crate::lane::calibration::Line as ClockLine;
 use crate::layout::ctl;
 use crate::layout::ring::{lane, word};
 use crate::merge::{self, Queue};
+use crate::release::{self, GoneCursor, Part};
 use crate::ringview::View;
 use crate::snapshot::{Limits, RingRead};
 use crate::sync::{AtomicBool, Ordering::*};
 use crate::sys::{self, process::Facts};
-use cursor::{GoneCursor, Part};
 use ring::{Calibrations, Line, Now, Ring};
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
@@ -248,6 +248,8 @@ impl Drain {
             _journal_lock: journal_lock,
         };
         drain.publish_totals();
+        // Also because the drain before this one may have died in the midst of it.
+        drain.publish_calibration();
         let swept = drain.channel.sweep(&drain.me)?;
         if !swept.removed.is_empty() {
             drain.log.say(format!("removed {} leftovers of dead processes", swept.removed.len()));
@@ -274,7 +276,7 @@ impl Drain {
         let stale: Vec<(CursorKey, Vec<u8>)> = stale.map(|(k, v)| (*k, v.clone())).collect();
         let mut rings = HashSet::new();
         for (key, value) in stale {
-            let (delivered, lost) = cursor::sums(key.part, &value);
+            let (delivered, lost) = release::sums(key.part, &value);
             self.gone.written = self.gone.written.saturating_add(delivered).saturating_add(lost);
             self.gone.delivered = self.gone.delivered.saturating_add(delivered);
             self.gone.lost = self.gone.lost.saturating_add(lost);
@@ -503,14 +505,16 @@ impl Drain {
                 ),
             ));
         }
-        match self.log.journal.commit(sys::time::utc_ns() as i64) {
+        let (journal, rings) = (&mut self.log.journal, &self.rings);
+        let written = release::commit(
+            || journal.commit(sys::time::utc_ns() as i64),
+            || rings.iter().for_each(Ring::publish),
+        );
+        match written {
             Ok(_) => {
                 if self.failing.take().is_some() {
                     self.log
                         .say("the journal can be written again; nothing was lost on the way there".into());
-                }
-                for r in &mut self.rings {
-                    r.publish();
                 }
                 self.publish_totals();
                 self.wake.iter().for_each(|f| f());
@@ -592,16 +596,17 @@ impl Drain {
         }
         self.clocks.mono.adjust(Pair::now(sys::time::monotonic_raw_ns));
         if self.clocks.tsc.adjust(Pair::now(sys::time::ticks)) {
-            let (at, mult) = self.clocks.tsc.line();
-            // A seqlock; a killed drain may have left it odd, so it is set, not toggled.
-            let seq = ctl.word(ctl::CAL_SEQ);
-            let odd = seq.load(Relaxed) | 1;
-            seq.store(odd, SeqCst);
-            ctl.word(ctl::CAL_TICKS).store(at.ticks, SeqCst);
-            ctl.word(ctl::CAL_UTC).store(at.utc as u64, SeqCst);
-            ctl.word(ctl::CAL_MULT).store((mult * 4_294_967_296.0) as u64, SeqCst);
-            seq.store(odd.wrapping_add(1), SeqCst);
+            self.publish_calibration();
         }
+    }
+
+    fn publish_calibration(&self) {
+        let (at, mult) = self.clocks.tsc.line();
+        self.channel.calibration().write(ClockLine {
+            ticks: at.ticks,
+            utc: at.utc as u64,
+            mult: (mult * 4_294_967_296.0) as u64,
+        });
     }
 
     /// Drains until `stop` is set, then until everything that was there by then is in the journal.

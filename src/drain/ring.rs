@@ -1,7 +1,6 @@
 //! One ring as the drain knows it: what was read and waits for its turn, and how far the journal has it.
 
 use super::Log;
-use super::cursor::{LaneCursor, Part, ProcessCursor, SlowCursor};
 use crate::channel::Stem;
 use crate::clock::{Calibration, Pair};
 use crate::journal::{CursorKey, Loss, SiteFacts as JournalSite, ThreadFacts, kind};
@@ -9,8 +8,10 @@ use crate::lane::thread::written_count;
 use crate::layout::ring::{ack, lane, record, slot, word};
 use crate::merge;
 use crate::record::SiteFacts;
+use crate::release::{Acks, Part, Positions, Taken};
 use crate::ringview::View;
-use crate::snapshot::{Item, LaneAt, Limits, RingRead, Seen, Snapshot, Source};
+use crate::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
+use crate::sync::AtomicU64;
 use crate::sync::Ordering::*;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -72,6 +73,13 @@ pub(super) struct Found {
     pub flush: Option<u64>,
 }
 
+impl Acks for View {
+    type W = AtomicU64;
+    fn ack(&self, at: u64) -> &AtomicU64 {
+        View::ack(self, at)
+    }
+}
+
 /// One ring: its files, how far they were read, and what of it waits for the journal.
 pub(super) struct Ring {
     pub view: View,
@@ -103,10 +111,8 @@ pub(super) struct State {
     /// The journal's numbers of this ring's sites and threads.
     sites: HashMap<u32, u32>,
     threads: HashMap<u64, u32>,
-    pub lanes: BTreeMap<u32, LaneCursor>,
-    pub shared: SlowCursor,
-    pub spill: SlowCursor,
-    pub process: ProcessCursor,
+    /// How far the journal has it, the batch under way included.
+    pub at: Positions,
     dirty: Vec<Part>,
     /// Loss known so far, in the journal or on its way there: by lane, and of threads without one; and
     /// since when a larger one is known (monotonic ns, 0 = none is).
@@ -138,55 +144,15 @@ impl Ring {
                 .get(&CursorKey { nonce: stem.nonce, pid: stem.pid, part: part.number() })
                 .map(Vec::as_slice)
         };
-        let mut short = 0; // records that `released` says are delivered and the journal does not have
-        let mut lanes = BTreeMap::new();
-        for i in 0..view.lanes() {
-            let mut c = of(Part::Lane(i)).and_then(LaneCursor::decode).unwrap_or_default();
-            let (pos, count) =
-                (view.lane_ack(i, ack::RELEASED).load(Acquire), view.lane_ack(i, ack::COUNT).load(Acquire));
-            if (pos.wrapping_sub(c.position) as i64) > 0 {
-                short += count.saturating_sub(c.count);
-                c = LaneCursor {
-                    position: pos,
-                    count,
-                    reported: view.lane_ack(i, ack::REPORTED).load(Acquire).max(c.reported),
-                    // Whose the lane was at that position, this journal does not know; whose it is, its
-                    // header does.
-                    owner: if c.owner != 0 { c.owner } else { view.lane_word(i, lane::OWNER) >> 16 },
-                    ..c
-                };
-            }
-            if c != LaneCursor::default() {
-                lanes.insert(i, c);
-            }
-        }
-        let mut slow = |part, released: u64, count: u64, start: u64| {
-            let mut c = of(part).and_then(SlowCursor::decode).unwrap_or_default();
-            c.frontier = c.frontier.max(start);
-            if released > c.frontier {
-                short += count.saturating_sub(c.count);
-                c = SlowCursor { frontier: released, count, ..SlowCursor::default() };
-            }
-            c
-        };
-        let a = |at| view.ack(at).load(Acquire);
-        let shared = slow(Part::Shared, a(ack::SHARED_RELEASED), a(ack::SHARED_COUNT), 0);
-        let header = crate::layout::spill::HEADER;
-        let spill = slow(Part::Spill, a(ack::SPILL_RELEASED), a(ack::SPILL_COUNT), header);
-        let process = of(Part::Process).and_then(ProcessCursor::decode).unwrap_or_default();
-        let seen_before = !lanes.is_empty() || shared.count + spill.count > 0;
-        let at: Vec<LaneAt> = (0..view.lanes())
-            .map(|i| lanes.get(&i).map_or(LaneAt::default(), |c| LaneAt { at: c.position, owner: c.owner }))
-            .collect();
-        let snapshot = Snapshot::new(
-            stem.nonce,
-            at,
-            (shared.frontier, shared.above.clone()),
-            (spill.frontier, spill.above.clone()),
-        );
-        let mut losses: HashMap<_, _> = lanes.iter().map(|(i, c)| (Some(*i), (c.reported, 0))).collect();
-        losses.insert(None, (process.reported, 0));
-        let lane_of = lanes.iter().filter(|(_, c)| c.owner != 0).map(|(i, c)| (c.owner, (*i, 0))).collect();
+        let owner = |i| view.lane_word(i, lane::OWNER) >> 16;
+        // `short`: records that `released` says are delivered and the journal does not have.
+        let (at, short) = Positions::restore(view.lanes(), of, &view, owner);
+        let seen_before = !at.lanes.is_empty() || at.shared.count + at.spill.count > 0;
+        let snapshot = at.reader(stem.nonce, view.lanes());
+        let mut losses: HashMap<_, _> = at.lanes.iter().map(|(i, c)| (Some(*i), (c.reported, 0))).collect();
+        losses.insert(None, (at.process.reported, 0));
+        let owned = at.lanes.iter().filter(|(_, c)| c.owner != 0);
+        let lane_of = owned.map(|(i, c)| (c.owner, (*i, 0))).collect();
         let clock = view.files.clock;
         let punched = crate::layout::spill::HEADER;
         let state = State {
@@ -196,10 +162,7 @@ impl Ring {
             lane_of,
             sites: HashMap::new(),
             threads: HashMap::new(),
-            lanes,
-            shared,
-            spill,
-            process,
+            at,
             dirty: Vec::new(),
             losses,
             anchor: Pair { ticks: clock.anchor_ticks, utc: clock.anchor_utc as i64 },
@@ -320,12 +283,11 @@ impl Ring {
             let tid = (owner >> 32) as u32;
             let ours = owner & slot::TAKEN != 0 && owner & slot::FOREIGN == 0 && tid != 0;
             if ours && !crate::sys::process::thread_exists(them.pid, tid) {
-                let (shared, dirty) = (&mut self.state.shared, &mut self.state.dirty);
+                let (at_all, dirty) = (&mut self.state.at, &mut self.state.dirty);
                 self.snapshot.skip_open(&self.view, at, &mut |i| {
-                    if let Item::Skip { source: Source::Shared { at, len }, .. } = i {
-                        shared.resolve(at, at + len);
-                        shared.skipped += 1;
-                        dirty.push(Part::Shared);
+                    if let Item::Skip { source, .. } = i {
+                        dirty.extend(at_all.skip(source));
+                        at_all.shared.skipped += 1;
                     }
                 });
             }
@@ -348,7 +310,7 @@ impl Ring {
                 continue;
             }
             if at_once || since != 0 && now.mono.saturating_sub(since) > 1_000_000_000 {
-                let thread = of.and_then(|l| state.lanes.get(&l)).map_or(0, |c| c.owner);
+                let thread = of.and_then(|l| state.at.lanes.get(&l)).map_or(0, |c| c.owner);
                 state.loss(view, log, of, thread, total, None, now);
             } else if since == 0 {
                 state.losses.insert(of, (known, now.mono));
@@ -378,7 +340,7 @@ impl Ring {
     /// appends need; `quiet`: this thread may be preempted for long while it does, so it waits until the
     /// spill has not grown for a second or takes half of what it may.
     pub fn punch(&mut self, most: u64, quiet: bool, mono: u64, half_quota: u64) {
-        let end = self.state.spill.frontier & !(crate::layout::PAGE - 1);
+        let end = self.state.at.spill.frontier & !(crate::layout::PAGE - 1);
         if end <= self.punched {
             return;
         }
@@ -399,16 +361,16 @@ impl Ring {
 
     /// Written, delivered and lost, of a ring that is finished.
     pub fn sums(&self) -> (u64, u64, u64) {
-        let (view, s) = (&self.view, &self.state);
+        let (view, s, missing) = (&self.view, &self.state.at, self.state.missing);
         let sum = |it: &mut dyn Iterator<Item = u64>| it.fold(0u64, u64::saturating_add);
         let delivered = sum(&mut s.lanes.values().map(|c| c.count).chain([s.shared.count, s.spill.count]));
-        let lost = sum(&mut s.lanes.values().map(|c| c.reported).chain([s.process.reported, s.missing]));
+        let lost = sum(&mut s.lanes.values().map(|c| c.reported).chain([s.process.reported, missing]));
         let written = sum(&mut (0..view.lanes_used())
             .map(|i| written_count(view.lane_word(i, lane::WRITTEN), view.lane_word(i, lane::TAIL))));
         // Of a call on the slow path that had returned either the record is there, or it is missing. (A
         // call that died in between may be there too.)
-        let slow = s.shared.count.saturating_add(s.spill.count).saturating_add(s.missing);
-        let told = lost.saturating_sub(s.missing);
+        let slow = s.shared.count.saturating_add(s.spill.count).saturating_add(missing);
+        let told = lost.saturating_sub(missing);
         (written.saturating_add(slow).saturating_add(told), delivered, lost)
     }
 
@@ -418,7 +380,7 @@ impl Ring {
     pub fn missing_frames(&mut self, log: &mut Log, now: &Now<'_>) {
         let rung = self.view.load(word::DOORBELL);
         if self.passed && self.snapshot.drained(&self.view) && self.state.empty() {
-            let missing = rung.saturating_sub(self.state.spill.count);
+            let missing = rung.saturating_sub(self.state.at.spill.count);
             if missing > self.state.missing {
                 let count = missing - self.state.missing;
                 self.state.missing = missing;
@@ -439,22 +401,9 @@ impl Ring {
         self.passed && self.quarantined.is_none() && self.state.empty() && self.snapshot.drained(&self.view)
     }
 
-    /// Stores what the journal has into `P.ack`. Only after the batch with the same cursors is committed.
-    pub fn publish(&mut self) {
-        let (view, state) = (&self.view, &self.state);
-        for (i, c) in &state.lanes {
-            // Count and loss first: a reader that sees the position sees at least these.
-            view.lane_ack(*i, ack::COUNT).store(c.count, Relaxed);
-            view.lane_ack(*i, ack::REPORTED).store(c.reported, Relaxed);
-            view.lane_ack(*i, ack::RELEASED).store(c.position, Release); // room:R
-        }
-        let a = |at, v| view.ack(at).store(v, Release);
-        a(ack::SHARED_COUNT, state.shared.count);
-        a(ack::SHARED_SKIPPED, state.shared.skipped);
-        a(ack::SHARED_RELEASED, state.shared.frontier); // room:R
-        a(ack::SPILL_COUNT, state.spill.count);
-        a(ack::SPILL_RELEASED, state.spill.frontier);
-        a(ack::LOST_REPORTED, state.process.reported);
+    /// Stores what the journal has into `P.ack`. Only after the batch with the same cursors is written.
+    pub fn publish(&self) {
+        self.state.at.publish(&self.view);
     }
 
     /// The flush that a pass took in whole, once nothing of it is left in the lines.
@@ -595,7 +544,7 @@ impl State {
     pub fn lanes_half_full(&self, view: &View) -> Vec<u32> {
         let due = |l: &Line| match l.key {
             Key::Lane(i) if !l.entries.is_empty() => {
-                let released = self.lanes.get(&i).map_or(0, |c| c.position);
+                let released = self.at.lanes.get(&i).map_or(0, |c| c.position);
                 let used = view.lane_tail(i).wrapping_sub(released);
                 (used > view.lane_capacity(i) / 2).then_some(i)
             }
@@ -609,14 +558,7 @@ impl State {
         self.dirty.sort();
         self.dirty.dedup();
         for part in std::mem::take(&mut self.dirty) {
-            let value = match part {
-                Part::Lane(i) => self.lanes.get(&i).map(LaneCursor::encode),
-                Part::Shared => Some(self.shared.encode()),
-                Part::Spill => Some(self.spill.encode()),
-                Part::Process => Some(self.process.encode()),
-                Part::Gone => None,
-            };
-            if let Some(v) = value {
+            if let Some(v) = self.at.encode(part) {
                 log.journal.cursor(self.key(part), &v);
             }
         }
@@ -661,7 +603,7 @@ impl State {
                 log.journal.retire_thread(n);
             }
         }
-        let lanes = &self.lanes;
+        let lanes = &self.at.lanes;
         let left = |th: &u64, l: &u32, since: u64| {
             lanes.get(l).is_none_or(|c| c.owner != *th) && mono.saturating_sub(since) > SILENT_NS as u64
         };
@@ -766,20 +708,12 @@ impl State {
             Item::Loss { lane, thread, lost, source } => {
                 self.loss(view, log, lane, thread, lost, source, now);
             }
-            Item::Skip { source, hole } => match source {
-                Source::Shared { at, len } => {
-                    self.shared.resolve(at, at + len);
-                    if hole {
-                        self.shared.skipped_granules += len;
-                    }
-                    self.dirty.push(Part::Shared);
+            Item::Skip { source, hole } => {
+                if let (true, Source::Shared { len, .. }) = (hole, source) {
+                    self.at.shared.skipped_granules += len;
                 }
-                Source::Spill { at, len } => {
-                    self.spill.resolve(at, at + len);
-                    self.dirty.push(Part::Spill);
-                }
-                Source::Lane { .. } => {}
-            },
+                self.dirty.extend(self.at.skip(source));
+            }
         }
     }
 
@@ -795,43 +729,19 @@ impl State {
 
     /// The journal has taken the entry: the cursors move. (Published after the commit.)
     fn settle(&mut self, source: Option<Source>, what: &What) {
-        let counted = u64::from(matches!(what, What::Record { .. }));
-        match source {
-            Some(Source::Lane { lane, end }) => {
-                let c = self.lanes.entry(lane).or_default();
-                c.position = end;
-                c.count += counted;
-                if let What::Owner { thread, tid, comm } = what {
-                    (c.owner, c.tid, c.comm) = (*thread, *tid, *comm);
-                }
-                self.dirty.push(Part::Lane(lane));
-            }
-            Some(Source::Shared { at, len }) => {
-                self.shared.resolve(at, at + len);
-                self.shared.count += counted;
-                self.dirty.push(Part::Shared);
-            }
-            Some(Source::Spill { at, len }) => {
-                self.spill.resolve(at, at + len);
-                self.spill.count += counted;
-                self.dirty.push(Part::Spill);
-            }
-            None => {}
+        if let Some(source) = source {
+            let taken = match what {
+                What::Record { .. } => Taken::Record,
+                What::Owner { thread, tid, comm } => Taken::Owner { thread: *thread, tid: *tid, comm: *comm },
+                What::Loss { .. } | What::Nothing => Taken::Note,
+            };
+            self.dirty.push(self.at.take(source, taken));
         }
-        if let What::Loss { of, count, total, .. } = what {
-            // Added, not set: what threads without a lane lost stands in lines of several threads, and a
-            // later part of the count may be written before an earlier one.
-            match of {
-                Some(l) => {
-                    self.lanes.entry(*l).or_default().reported += count;
-                    self.dirty.push(Part::Lane(*l));
-                }
-                None if *total != 0 => {
-                    self.process.reported += count;
-                    self.dirty.push(Part::Process);
-                }
-                None => {}
-            }
+        // A loss of no counter (damage) moves no cursor.
+        if let What::Loss { of, count, total, .. } = what
+            && (of.is_some() || *total != 0)
+        {
+            self.dirty.push(self.at.lost(*of, *count));
         }
     }
 }

@@ -13,6 +13,8 @@
 //! | `room:R` / `room:A` | drain (`released`) | writers | the drain's copies out of the space, before a writer overwrites it |
 //! | `bell:AR` / `bell:A` | spilling writer, after its append | drain | the append (whose inode lock orders the bytes themselves) |
 //! | `flush:AR` / `flush:A` | any thread | drain, before S1 | every publication that returned before the flush was asked for |
+//! | `cal:R` / `cal:A` | drain (`CAL_SEQ` made even) | readers of the calibration | the line's words |
+//! | `odd:R` / `odd:A` | drain (a word of the line) | readers, before their second look | the odd `CAL_SEQ` that was stored before it |
 //!
 //! Thread-local state (`busy`, the cached `released`) is seen by one thread and its signal handlers
 //! only: compiler fences order it, no processor fence is needed.
@@ -32,7 +34,9 @@
 //! | spill file | any, append | within it | a torn frame: skipped when a valid frame follows or the owner is dead |
 //! | `DOORBELL` | any, xadd | before it | the frame is found by the pass after death; the call had not returned |
 //! | `released` | the drain | after it | the journal has it already |
+//! | `CAL_SEQ` | the drain | after it was made odd | odd, behind it any mixture of two lines: readers give up; the next drain sets it odd, writes, makes it even |
 
+pub mod calibration;
 pub mod call;
 pub mod shared;
 pub mod thread;

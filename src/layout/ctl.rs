@@ -25,7 +25,8 @@ super::fields! { "ctl":
     SLEEP @ 64, 8;
     /// Refreshed by a spinning drain: ticks for `SPILLRING_CLOCK=tick`.
     TICK @ 128, 8;
-    /// Clock calibration, a seqlock: odd while it is written.
+    /// Clock calibration, a seqlock: odd while it is written, and after a drain that died in it; 0 = never
+    /// written.
     CAL_SEQ @ 192, 8;
     /// Ticks of the calibration's anchor.
     CAL_TICKS @ 200, 8;

@@ -1,19 +1,24 @@
 //! A drain as small as it can be: one pass of the snapshot, one batch into the journal, then the
-//! `released` stores. It keeps the order of the real one: the batch carries records and cursors, and
-//! nothing is released that the journal does not hold.
+//! `released` stores. What a batch carries, what is released of it and when, and where a drain begins are
+//! the real function bodies (`spillring::release`); the journal is a map.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
+use spillring::layout::ring::ack;
 use spillring::layout::ring::record;
 use spillring::layout::spill::HEADER;
-use spillring::snapshot::{Item, LaneAt, Limits, Ranges, RingRead, Seen, Snapshot, Source};
+use spillring::release::{self, Acks, LaneCursor, Part, Positions, SlowCursor, Taken};
+use spillring::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
 use spillring::spill::SpillRead;
-use spillring::sync::Ordering::{Acquire, Relaxed, Release};
+use spillring::sync::Ordering::{self, Acquire, Relaxed, Release};
+use spillring::sync::Word;
 
 use crate::thread::{NONCE, word_of};
-use crate::words::Ring;
+use crate::words::{Ring, Shared};
 use crate::world::{Ctx, End, Ended, Id, Name, World};
 
 /// A ring as the drain sees it.
@@ -23,13 +28,13 @@ pub struct DrainView {
 }
 
 impl DrainView {
-    fn load(&self, w: &crate::words::Shared) -> u64 {
+    fn load(&self, w: &Shared) -> u64 {
         self.ctx.op();
         let v = w.load(Acquire); // tail:A, claim:A, word:A, bell:A
         self.ctx.trace("load", w.name, v);
         v
     }
-    fn copy(&self, words: &[Rc<crate::words::Shared>], at: u64, to: &mut [u8]) {
+    fn copy(&self, words: &[Rc<Shared>], at: u64, to: &mut [u8]) {
         for (i, b) in to.chunks_mut(8).enumerate() {
             let w = words[at as usize / 8 + i].load(Relaxed);
             b.copy_from_slice(&w.to_le_bytes()[..b.len()]);
@@ -80,33 +85,126 @@ impl RingRead for DrainView {
     }
 }
 
-/// What a batch says beside its records: everything a restart needs.
-#[derive(Clone, Default)]
-pub struct Cursors {
-    pub lanes: Vec<LaneAt>,
-    pub shared: (u64, Ranges),
-    pub spill: (u64, Ranges),
+/// What is durable of the cursors: by part, as the batches carried them. (The records are in [`World`].)
+type Journal = Rc<RefCell<BTreeMap<u32, Vec<u8>>>>;
+
+fn lane_cursor(journal: &Journal, lane: u32) -> LaneCursor {
+    let bytes = journal.borrow().get(&Part::Lane(lane).number()).cloned();
+    bytes.and_then(|b| LaneCursor::decode(&b)).unwrap_or_default()
 }
 
-impl Cursors {
-    fn take(&mut self, source: Source) {
-        match source {
-            Source::Lane { lane, end } => self.lanes[lane as usize].at = end,
-            Source::Shared { at, len } => {
-                self.shared.1.insert(at, at + len);
-                self.shared.0 = self.shared.1.advance(self.shared.0);
+/// A word of the ring's ack, as the drain stores it.
+struct AckWord {
+    what: Option<Released>,
+    ring: Rc<Ring>,
+    ctx: Rc<Ctx>,
+    journal: Journal,
+}
+
+#[derive(Clone, Copy)]
+enum Released {
+    Lane(u32),
+    Shared,
+}
+
+impl AckWord {
+    fn word(&self) -> Option<&Rc<Shared>> {
+        match self.what? {
+            Released::Lane(i) => Some(&self.ring.lanes[i as usize].released),
+            Released::Shared => Some(&self.ring.released),
+        }
+    }
+
+    /// What may be released at all: nothing that the journal does not have, nothing at or above a hole.
+    fn before_store(&self, v: u64) {
+        let world = &self.ctx.world;
+        match self.what {
+            Some(Released::Lane(i)) => {
+                let at = lane_cursor(&self.journal, i).position;
+                world.check(at.wrapping_sub(v) as i64 >= 0, || {
+                    format!("released {v} of a lane is past its cursor in the journal, {at}")
+                });
             }
-            Source::Spill { at, len } => {
-                self.spill.1.insert(at, at + len);
-                self.spill.0 = self.spill.1.advance(self.spill.0);
+            Some(Released::Shared) => {
+                let was = self.ring.released.now();
+                self.no_holes_below(v);
+                let cursor = self.journal.borrow().get(&Part::Shared.number()).cloned();
+                let at = cursor.and_then(|b| SlowCursor::decode(&b)).map_or(0, |c| c.frontier);
+                world.check(at >= v && v > was, || {
+                    format!("released {v} of the shared lane: cursor in the journal {at}, before {was}")
+                });
             }
+            None => {}
+        }
+    }
+
+    /// Invariant: released is at most the lowest hole, unless nobody is left who could fill it.
+    fn no_holes_below(&self, frontier: u64) {
+        for c in self.ring.claims.borrow().iter().filter(|c| c.from + c.pad < frontier) {
+            let gone = self.ring.alive.now() == 0 || self.ring.gone[c.by].now() != 0;
+            self.ctx.world.check(c.committed || gone, || {
+                format!("released {frontier} is past the hole at {}, whose writer lives", c.from)
+            });
         }
     }
 }
 
+impl Word for AckWord {
+    fn load(&self, _: Ordering) -> u64 {
+        // Only drains store it, one after the other.
+        self.word().map_or(0, |w| w.now())
+    }
+    fn store(&self, v: u64, o: Ordering) {
+        // Nobody in the models reads the counts; and what stands there already is no step.
+        let Some(word) = self.word().filter(|w| w.now() != v) else { return };
+        self.ctx.op();
+        self.before_store(v);
+        word.store(v, o); // room:R
+        self.ctx.trace("store", word.name, v);
+    }
+    fn fetch_add(&self, _: u64, _: Ordering) -> u64 {
+        unreachable!("acks are stored")
+    }
+    fn compare_exchange(&self, _: u64, _: u64, _: Ordering, _: Ordering) -> Result<u64, u64> {
+        unreachable!("acks are stored")
+    }
+    fn local_add(&self, _: u64) {
+        unreachable!("acks are stored")
+    }
+}
+
+/// A ring's ack.
+struct Ack {
+    lanes: Vec<AckWord>,
+    shared: AckWord,
+    other: AckWord,
+}
+
+impl Ack {
+    fn new(ring: &Rc<Ring>, ctx: &Rc<Ctx>, journal: &Journal) -> Ack {
+        let word = |what| AckWord { what, ring: ring.clone(), ctx: ctx.clone(), journal: journal.clone() };
+        Ack {
+            lanes: (0..ring.lanes.len() as u32).map(|i| word(Some(Released::Lane(i)))).collect(),
+            shared: word(Some(Released::Shared)),
+            other: word(None),
+        }
+    }
+}
+
+impl Acks for Ack {
+    type W = AckWord;
+    fn ack(&self, at: u64) -> &AckWord {
+        if at == ack::SHARED_RELEASED {
+            return &self.shared;
+        }
+        let lane = self.lanes.iter().zip(0..).find(|(_, i)| at == ack::lane(*i) + ack::RELEASED);
+        lane.map_or(&self.other, |(w, _)| w)
+    }
+}
+
 enum Entry {
-    /// Its id, where its thread's losses are counted, the lane it stood in.
-    Record(Id, Option<u32>, Option<u32>),
+    /// Its id, where its thread's losses are counted.
+    Record(Id, Option<u32>),
     Loss(Option<u32>, u64),
 }
 
@@ -115,12 +213,11 @@ pub struct Drain {
     pub world: Rc<World>,
     pub ring: Rc<Ring>,
     ctx: Rc<Ctx>,
-    /// The durable part: the cursors of the last batch. (The records are in [`World`].)
-    journal: RefCell<Cursors>,
-    snapshot: Option<Snapshot>,
+    journal: Journal,
+    ack: Ack,
+    /// What a killed drain takes along: how far it is, and what it has read.
+    memory: Option<(Positions, Snapshot)>,
     parse: u64,
-    /// Records in lanes that were delivered, per lane.
-    pub from_lane: Vec<u64>,
     /// Whether death and gone threads can be seen before the writers are joined.
     watch: bool,
 }
@@ -134,29 +231,43 @@ impl Drain {
         parse: u64,
         watch: bool,
     ) -> Drain {
-        let lane =
-            |(l, owner): (&crate::words::LaneWords, &u64)| LaneAt { at: l.released.now(), owner: *owner };
-        let journal = Cursors {
-            lanes: ring.lanes.iter().zip(owners).map(lane).collect(),
-            shared: (ring.released.now(), Ranges::default()),
-            spill: (HEADER, Ranges::default()),
-        };
-        Drain {
+        // What an earlier drain has taken is in the journal already.
+        let mut at = Positions::default();
+        for (i, (l, owner)) in (0..).zip(ring.lanes.iter().zip(owners)) {
+            let c = LaneCursor { position: l.released.now(), owner: *owner, ..LaneCursor::default() };
+            at.lanes.insert(i, c);
+        }
+        (at.shared.frontier, at.spill.frontier) = (ring.released.now(), HEADER);
+        let journal = Journal::default();
+        let drain = Drain {
             world: world.clone(),
             ring: ring.clone(),
             ctx: ctx.clone(),
-            from_lane: vec![0; journal.lanes.len()],
-            journal: RefCell::new(journal),
-            snapshot: None,
+            ack: Ack::new(ring, ctx, &journal),
+            journal,
+            memory: None,
             parse,
             watch,
-        }
+        };
+        drain.write(&at);
+        drain
     }
 
     /// Begins at the start of the lanes, whatever they hold by now.
     pub fn start_at(&mut self, lanes: &[(u64, u64)]) {
-        let mut journal = self.journal.borrow_mut();
-        journal.lanes.iter_mut().zip(lanes).for_each(|(l, g)| l.at = g.1);
+        for (i, g) in (0..).zip(lanes) {
+            let c = LaneCursor { position: g.1, ..lane_cursor(&self.journal, i) };
+            self.journal.borrow_mut().insert(Part::Lane(i).number(), c.encode());
+        }
+    }
+
+    /// The cursors of a batch.
+    fn write(&self, at: &Positions) {
+        let lanes = at.lanes.keys().map(|i| Part::Lane(*i));
+        for part in lanes.chain([Part::Shared, Part::Spill, Part::Process]) {
+            let value = at.encode(part).expect("has a value");
+            self.journal.borrow_mut().insert(part.number(), value);
+        }
     }
 
     /// One pass, from the snapshot to the `released` stores. After a planned kill it starts again.
@@ -165,7 +276,7 @@ impl Drain {
             Ok(seen) => Some(seen),
             Err(e) => match e.downcast::<Ended>() {
                 Ok(e) if e.0 == End::Drain => {
-                    self.snapshot = None; // a new process: it has the journal, and nothing else
+                    self.memory = None; // a new process: it has the journal, and nothing else
                     None
                 }
                 Ok(e) => resume_unwind(e),
@@ -176,10 +287,15 @@ impl Drain {
 
     fn whole_pass(&mut self, dead: bool) -> Seen {
         let view = DrainView { ring: self.ring.clone(), ctx: self.ctx.clone() };
-        let mut cursors = self.journal.borrow().clone();
-        let snapshot = self.snapshot.get_or_insert_with(|| {
-            let c = cursors.clone();
-            Snapshot::new(NONCE, c.lanes, c.shared, c.spill)
+        let (mut at, mut snapshot) = self.memory.take().unwrap_or_else(|| {
+            let journal = self.journal.borrow();
+            let cursor = |p: Part| journal.get(&p.number()).map(Vec::as_slice);
+            let lanes = self.ring.lanes.len() as u32;
+            let (at, short) = Positions::restore(lanes, cursor, &self.ack, |_| 0);
+            self.world.check(short == 0, || format!("{short} records are released and not in the journal"));
+            at.publish(&self.ack);
+            let snapshot = at.reader(NONCE, lanes);
+            (at, snapshot)
         });
         // Death is established before the pass: what the dead had published is in it.
         let dead = dead || (self.watch && view.load(&self.ring.alive) == 0);
@@ -189,19 +305,20 @@ impl Drain {
             Item::Record { thread, source, kind, ticks, site, flags, payload } => {
                 let id = (u64::from(site) | u64::from(flags) << 32, ticks);
                 whole(world, id, thread, kind, payload);
-                let lane = cursors.lanes.iter().position(|l| l.owner == id.0).map(|l| l as u32);
-                let stood = if let Source::Lane { lane, .. } = source { Some(lane) } else { None };
-                batch.push(Entry::Record(id, lane, stood));
-                cursors.take(source);
+                let lane = at.lanes.iter().find(|(_, c)| c.owner == id.0).map(|(i, _)| *i);
+                batch.push(Entry::Record(id, lane));
+                at.take(source, Taken::Record);
             }
-            Item::Thread { lane, end, thread, .. } => {
-                cursors.lanes[lane as usize] = LaneAt { at: end, owner: thread };
+            Item::Thread { lane, end, thread, tid, comm } => {
+                at.take(Source::Lane { lane, end }, Taken::Owner { thread, tid, comm });
             }
             Item::Loss { lane, lost, source, .. } => {
                 batch.push(Entry::Loss(lane, lost));
-                source.into_iter().for_each(|s| cursors.take(s));
+                source.map(|s| at.take(s, Taken::Note));
             }
-            Item::Skip { source, .. } => cursors.take(source),
+            Item::Skip { source, .. } => {
+                at.skip(source);
+            }
         };
         let limits = Limits { parse: self.parse, lane: u64::MAX };
         let mut seen = match snapshot.pass(&view, limits, dead, &mut out) {
@@ -216,66 +333,26 @@ impl Drain {
                 }
             }
         }
-        // The batch is the commit: records and cursors in one append.
-        self.ctx.op();
-        self.ctx.trace("journal", Name::Journal, batch.len() as u64);
-        for e in batch {
-            match e {
-                Entry::Record(id, domain, stood) => {
-                    world.deliver(id, domain);
-                    stood.into_iter().for_each(|l| self.from_lane[l as usize] += 1);
-                }
-                Entry::Loss(domain, lost) => {
-                    let mut reported = world.reported.borrow_mut();
-                    let r = reported.entry(domain).or_default();
-                    *r = lost.max(*r);
-                }
-            }
-        }
-        *self.journal.borrow_mut() = cursors.clone();
-        self.release(&cursors);
-        seen
-    }
-
-    /// Publishes what the journal holds.
-    fn release(&self, cursors: &Cursors) {
-        for (l, c) in self.ring.lanes.iter().zip(&cursors.lanes) {
-            if l.released.now() != c.at {
-                self.ctx.op();
-                let journal = self.journal.borrow();
-                let at = journal.lanes[self.lane_index(l)].at;
-                self.world.check(at.wrapping_sub(c.at) as i64 >= 0, || {
-                    format!("released {} of a lane is past its cursor in the journal, {at}", c.at)
-                });
-                l.released.store(c.at, Release); // room:R
-                self.ctx.trace("store", l.released.name, c.at);
-            }
-        }
-        let (frontier, was) = (cursors.shared.0, self.ring.released.now());
-        if was != frontier {
+        let write = || {
+            // The batch is the commit: records and cursors in one append.
             self.ctx.op();
-            let at = self.journal.borrow().shared.0;
-            self.world.check(at >= frontier && frontier > was, || {
-                format!("released {frontier} of the shared lane: cursor in the journal {at}, before {was}")
-            });
-            self.no_holes_below(frontier);
-            self.ring.released.store(frontier, Release); // room:R
-            self.ctx.trace("store", self.ring.released.name, frontier);
-        }
-    }
-
-    fn lane_index(&self, l: &crate::words::LaneWords) -> usize {
-        self.ring.lanes.iter().position(|x| std::ptr::eq(x, l)).expect("a lane of this ring")
-    }
-
-    /// Invariant: released is at most the lowest hole, unless nobody is left who could fill it.
-    fn no_holes_below(&self, frontier: u64) {
-        for c in self.ring.claims.borrow().iter().filter(|c| c.from + c.pad < frontier) {
-            let gone = self.ring.alive.now() == 0 || self.ring.gone[c.by].now() != 0;
-            self.world.check(c.committed || gone, || {
-                format!("released {frontier} is past the hole at {}, whose writer lives", c.from)
-            });
-        }
+            self.ctx.trace("journal", Name::Journal, batch.len() as u64);
+            for e in batch {
+                match e {
+                    Entry::Record(id, domain) => world.deliver(id, domain),
+                    Entry::Loss(domain, lost) => {
+                        let mut reported = world.reported.borrow_mut();
+                        let r = reported.entry(domain).or_default();
+                        *r = lost.max(*r);
+                    }
+                }
+            }
+            self.write(&at);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(()) = release::commit(write, || at.publish(&self.ack));
+        self.memory = Some((at, snapshot));
+        seen
     }
 
     /// Nobody writes any more: some passes deliver everything, then the one after death the rest.
@@ -298,7 +375,7 @@ impl Drain {
         self.world.all_delivered("the owner is dead");
         let view = DrainView { ring: self.ring.clone(), ctx: self.ctx.clone() };
         self.ctx.plans(false);
-        let drained = self.snapshot.as_ref().expect("after a pass").drained(&view);
+        let drained = self.memory.as_ref().expect("after a pass").1.drained(&view);
         self.world.check(drained, || "something is left of a dead process's ring".into());
     }
 
@@ -315,8 +392,9 @@ impl Drain {
         });
         for (i, l) in self.ring.lanes.iter().enumerate() {
             let written = spillring::lane::thread::written_count(l.written.now(), l.tail.now());
-            self.world.check(written == self.from_lane[i], || {
-                format!("lane {i}: WRITTEN says {written} records, {} were delivered", self.from_lane[i])
+            let delivered = lane_cursor(&self.journal, i as u32).count;
+            self.world.check(written == delivered, || {
+                format!("lane {i}: WRITTEN says {written} records, {delivered} were delivered")
             });
         }
     }

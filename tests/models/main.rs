@@ -1,6 +1,7 @@
 //! Loom models of the real function bodies: `lane`, `spill`, `snapshot` and the log call run here
 //! unchanged on loom's words. README.md lists the models and what loom cannot show.
 
+mod calibration;
 mod ledger;
 mod scenario;
 mod thread;
@@ -37,6 +38,7 @@ const MODELS: &[(&str, Body)] = &[
     ("fork", fork),
     ("laps", laps),
     ("torn", torn),
+    ("calibration", calibration::calibration),
 ];
 
 fn main() {
@@ -75,6 +77,8 @@ fn interrupted(k: u32) -> Plan {
 /// Payloads by where they go: into a lane, into the shared lane (of 8 granules), into the spill.
 const L: u64 = 8;
 const S: u64 = 16;
+/// Into the shared lane also from a lane of 256 bytes.
+const M: u64 = 48;
 const F: u64 = LARGE;
 
 fn one(s: Script, plan: Plan) -> Vec<(Script, Plan)> {
@@ -231,11 +235,24 @@ fn inherit(m: &Model) {
 /// The lane's last owner, killed at every operation.
 fn heirs(m: &Model) {
     for start in STARTS {
-        let (heir, mut s) = heir(start, &[L]);
+        let (next, mut s) = heir(start, &[L]);
         s.lanes[0].2 = 1;
         s.threads = one(script(Some(0), &[S, L], &[], &[]), Plan::default());
-        s.successor = Some(heir);
+        s.successor = Some(next);
         s.watch = true;
+        m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
+        // Both owners' frames in a spill that is parsed one frame a pass, and in the lane records of both:
+        // the last owner's may go with the heir's first frame, the heir's wait for its second one.
+        let (next, mut s) = heir(start, &[F, F, L]);
+        (s.lanes[0].2, s.parse) = (1, 1);
+        let mut last = script(Some(0), &[L], &[], &[]);
+        last.before = vec![F, L];
+        s.threads = one(last, Plan::default());
+        s.successor = Some(next);
+        m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
+        // The heir has a slow record that is not a frame: it says nothing about frames.
+        s.threads[0].0.before = vec![F, F, L];
+        s.successor.iter_mut().for_each(|next| next.calls[0] = vec![M, L]);
         m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
     }
 }

@@ -95,7 +95,7 @@ impl<F: FnOnce()> Here<F> {
     }
 }
 
-fn spawn(f: impl FnOnce() + 'static) -> loom::thread::JoinHandle<()> {
+pub fn spawn(f: impl FnOnce() + 'static) -> loom::thread::JoinHandle<()> {
     let f = Here(f);
     loom::thread::Builder::new().stack_size(STACK).spawn(move || f.go()).expect("a loom thread")
 }
@@ -108,23 +108,29 @@ impl Model {
 
     /// Explores one scenario. How many operations each thread (the drain: 3) did at most.
     pub fn explore(&self, s: &Scenario) -> [u32; 4] {
+        let before = self.executions.load(Relaxed);
+        let (owned, name) = (s.clone(), self.name);
+        let reached = self.check(move |reached| owned.execute(name, reached));
+        if std::env::var_os("SPILLRING_MODELS_VERBOSE").is_some() {
+            let plans: Vec<_> = s.threads.iter().map(|t| &t.1).collect();
+            let n = self.executions.load(Relaxed) - before;
+            println!("  {n} executions, {plans:?} {:?}", s.drain_ends);
+        }
+        reached
+    }
+
+    /// Has loom explore `body`, which gets the place to note how far each planned thread came.
+    pub fn check(&self, body: impl Fn(Arc<[AtomicU32; 4]>) + Send + Sync + 'static) -> [u32; 4] {
         let reached: Arc<[AtomicU32; 4]> = Arc::default();
-        let (plans, drain_ends) = (s.threads.clone(), s.drain_ends);
-        let (s, name, executions, r) = (s.clone(), self.name, self.executions.clone(), reached.clone());
+        let (executions, r) = (self.executions.clone(), reached.clone());
         self.runs.set(self.runs.get() + 1);
         let mut b = loom::model::Builder::new();
         b.preemption_bound = Some(self.bound);
         b.max_branches = 20_000;
-        let before = executions.load(Relaxed);
-        let counted = executions.clone();
         b.check(move || {
             executions.fetch_add(1, Relaxed);
-            s.execute(name, r.clone());
+            body(r.clone());
         });
-        if std::env::var_os("SPILLRING_MODELS_VERBOSE").is_some() {
-            let plans: Vec<_> = plans.iter().map(|t| &t.1).collect();
-            println!("  {} executions, {plans:?} {drain_ends:?}", counted.load(Relaxed) - before);
-        }
         [0, 1, 2, 3].map(|i| reached[i].load(Relaxed))
     }
 

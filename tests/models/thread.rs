@@ -155,7 +155,7 @@ impl Thread {
         world().begin(r.id, payload);
         self.ctx.opens();
         self.ctx.trace("begins", Name::Call, seq);
-        let env = CallEnv { t: self.clone(), now: OnceCell::new() };
+        let env = CallEnv { t: self.clone(), now: Rc::default() };
         let out = call::log(&env, &r);
         self.ctx.closes();
         let lost_in = env.now.get().and_then(|n| n.1).map(|l| l as u32);
@@ -196,15 +196,19 @@ impl Thread {
     }
 }
 
-/// What one call sees: view, lane and thread number are loaded once, right behind the fork check.
+/// What one call sees: view, lane and thread number, loaded once, right behind the fork check.
+type Now = (Rc<View>, Option<usize>, u64);
+
+/// One call. The cold parts of a call get it by value: what a copy has loaded, all of them have, so that
+/// [`Thread::call`] can tell where a loss was counted.
 #[derive(Clone)]
 struct CallEnv {
     t: Rc<Thread>,
-    now: OnceCell<(Rc<View>, Option<usize>, u64)>,
+    now: Rc<OnceCell<Now>>,
 }
 
 impl CallEnv {
-    fn load(&self) -> &(Rc<View>, Option<usize>, u64) {
+    fn load(&self) -> &Now {
         let t = &self.t;
         self.now.get_or_init(|| (t.view.borrow().clone(), t.lane.get(), t.number.get()))
     }

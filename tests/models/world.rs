@@ -39,6 +39,8 @@ pub enum Name {
     Renew,
     Call,
     Journal,
+    /// A word of the calibration in `ctl`.
+    Calibration(&'static str),
 }
 
 /// One line of the schedule.
