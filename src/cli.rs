@@ -10,7 +10,9 @@ mod cat;
 mod counts;
 mod drain;
 mod engine;
+mod holders;
 mod inspect;
+mod keep;
 mod ls;
 mod place;
 mod rm;
@@ -27,6 +29,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
 
 /// How a command ended. `run` ends with its command's status instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +173,9 @@ enum Command {
     /// Run a command and keep what it prints
     #[command(long_about = RUN)]
     Run(RunArgs),
+    /// The drain of a run, in a process of its own
+    #[command(hide = true)]
+    KeepRun(KeepArgs),
     /// Deliver a channel: shared memory to journal, journal to files
     #[command(long_about = DRAIN)]
     Drain(DrainArgs),
@@ -213,14 +220,83 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = place::channel_name)]
     channel: Option<String>,
     /// Leave stdout and stderr alone: only provide a channel
-    #[arg(long)]
+    #[arg(long, conflicts_with = "pty")]
     no_capture: bool,
+    /// Give the command terminals for stdout and stderr instead of pipes: it prints line by line, in colour;
+    /// they have the size of this one, also when that changes. stdin stays as it is
+    #[arg(long)]
+    pty: bool,
+    /// How long to read on after the command has ended, while others have its stdout or stderr open; `inf`
+    /// waits for all of them, as a shell's pipe does
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = Linger::from_str)]
+    linger: Linger,
+    /// Always say at the end how much it was (else: on a terminal, or when something was lost)
+    #[arg(long)]
+    summary: bool,
     /// Do not start the command when no channel can be made: exit with 125
     #[arg(long)]
     strict: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// How long `run` reads on after its command has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linger(Option<Duration>);
+
+impl Linger {
+    /// `None`: for ever.
+    pub fn limit(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+impl FromStr for Linger {
+    type Err = String;
+    fn from_str(s: &str) -> std::result::Result<Linger, String> {
+        if s == "inf" {
+            return Ok(Linger(None));
+        }
+        let most = Duration::from_secs(365 * 86_400);
+        let time = spillring::env::time(s, Some(Duration::from_secs(1))).filter(|t| *t <= most);
+        time.map(|t| Linger(Some(t))).ok_or("allowed: inf, or 0 to 365d, such as 500ms, 3s, 2m".to_string())
+    }
+}
+
+/// Arguments of the drain that `run` starts.
+#[derive(clap::Args, Debug)]
+pub struct KeepArgs {
+    /// Descriptor of the socket to run
+    #[arg(long)]
+    control: i32,
+    /// Descriptor of the command's stdout
+    #[arg(long)]
+    out: Option<i32>,
+    /// Descriptor of the command's stderr
+    #[arg(long)]
+    err: Option<i32>,
+    /// The channel's directory
+    #[arg(long)]
+    channel_dir: PathBuf,
+    /// Pid of run
+    #[arg(long)]
+    run: u32,
+    /// As for run
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// As for run
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// As for run
+    #[arg(long)]
+    no_capture: bool,
+    /// The channel goes with the run
+    #[arg(long)]
+    unnamed: bool,
+    /// Where the drain before this one had begun
+    #[arg(long)]
+    again: Option<String>,
 }
 
 /// Arguments of `drain`.
@@ -295,6 +371,18 @@ pub enum InspectCommand {
     },
 }
 
+impl Format {
+    /// As on the command line.
+    pub fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self).map_or(String::new(), |v| v.get_name().to_string())
+    }
+}
+
+/// A path that holds from any directory.
+fn absolute(path: &std::path::Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
 /// In one write, so that no other line comes between; and where nobody hears it, the work goes on.
 fn print_line(line: &str) {
     let line = format!("spillring: {}\n", line.strip_prefix("spillring: ").unwrap_or(line));
@@ -311,15 +399,17 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    if !matches!(cli.command, Command::Run(_) | Command::Drain(_)) {
+    if !matches!(cli.command, Command::Run(_) | Command::KeepRun(_) | Command::Drain(_)) {
         child::restore_sigpipe();
     }
     let (settings, problems) = Settings::from_env();
-    for p in &problems {
-        say!("{p}");
+    // What is wrong with the environment was said by run.
+    if !matches!(cli.command, Command::KeepRun(_)) {
+        problems.iter().for_each(|p| say!("{p}"));
     }
     let done = match cli.command {
         Command::Run(args) => return run::run(&args, settings),
+        Command::KeepRun(args) => return keep::run(&args, settings),
         Command::Drain(args) => drain::run(&args, &settings),
         Command::Cat(args) => cat::run(&args, &settings),
         Command::Stat(args) => stat::run(&args, &settings),

@@ -46,7 +46,7 @@ pub use follow::{Follower, Outcome, Pending, Places, Reporter};
 pub use formats::Formats;
 pub use json::Json;
 pub use parts::{Parts, Start, Style};
-pub use raw::Raw;
+pub use raw::{MAX_WAITING, Raw};
 pub use rotate::Rotate;
 pub use status::{Lag, SinkStatus, State};
 pub use stream::Stream;
@@ -178,6 +178,10 @@ pub trait Watch {
     fn say(&self, _line: &str) {}
     /// Whether to give up.
     fn given_up(&self) -> bool;
+    /// Whether somebody asked since the last time that files be opened anew.
+    fn reopen(&self) -> bool {
+        false
+    }
 }
 
 /// Takes records and delivers them. The [`Follower`] reads the journal for it, keeps its cursor, and
@@ -202,6 +206,13 @@ pub trait Sink: Send {
     fn file(&self) -> Option<(crate::sys::FileId, u64)> {
         None
     }
+    /// Opens its file anew if that is not at its place any more, or if it was asked to. Called between
+    /// writes, often.
+    fn follow_file(&mut self, _watch: &dyn Watch) {}
+    /// Whether it writes to this process's own stdout or stderr.
+    fn is_standard(&self) -> bool {
+        false
+    }
     /// Its file was this long at the last cursor, and the process was killed: whatever of the text from
     /// now on stands there already is not written again. False: nothing stands there.
     fn resume(&mut self, _file: (crate::sys::FileId, u64)) -> bool {
@@ -225,8 +236,8 @@ pub enum Output {
     /// Captured stdout to stdout, everything else to stderr (raw; text goes to stdout). The order of the
     /// two is kept, so when one is stuck, so is the other: see [`SinkSpec::inherited`].
     StdoutStderr,
-    /// Appended to this file, which is made with mode 0600 if it is not there. May be a FIFO that
-    /// somebody reads.
+    /// Appended to this file, which is made with mode 0600 if it is not there; when it is moved away or
+    /// deleted, a new one is made within a second. May be a FIFO that somebody reads.
     File(PathBuf),
 }
 
@@ -287,7 +298,10 @@ impl SinkSpec {
             _ => false,
         };
         if same {
-            return vec![SinkSpec::new("stdout", Output::StdoutStderr, Format::Raw)];
+            // One file holds whole lines of each stream; a terminal or a pipe has both at once.
+            let file = fstat(1).is_ok_and(|s| s.is_file());
+            let to = if file { Output::Stdout } else { Output::StdoutStderr };
+            return vec![SinkSpec::new("stdout", to, Format::Raw)];
         }
         let mut out = SinkSpec::new("stdout", Output::Stdout, Format::Raw);
         let mut err = SinkSpec::new("stderr", Output::Stderr, Format::Raw);

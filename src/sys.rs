@@ -17,6 +17,8 @@ pub mod mem;
 pub mod path;
 pub mod poll;
 pub mod process;
+#[cfg(feature = "cli")]
+pub mod pty;
 pub mod room;
 pub mod thread;
 pub mod time;

@@ -389,19 +389,35 @@ fn a_named_channel_is_kept_and_can_be_read_and_removed() {
 fn a_channel_in_use_is_not_removed() {
     let p = Place::new();
     let mut c = p.command(&["run", "--channel", "busy", "--", "sleep", "30"]);
-    let child = Killed(c.stdin(Stdio::null()).spawn().unwrap());
-    wait_until("it runs", || out(&p.spillring(&["ls"])).contains(&child.0.id().to_string()));
+    let mut child = Killed(c.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    let drain = || drain_of(child.0.id());
+    wait_until("it runs", || drain().is_some_and(|d| out(&p.spillring(&["ls"])).contains(&d.to_string())));
+    let drain = drain().expect("a drain").to_string();
     let o = p.spillring(&["rm", "busy"]);
     assert_eq!(o.status.code(), Some(5));
-    assert!(err(&o).contains(&child.0.id().to_string()) && err(&o).contains("--force"), "{}", err(&o));
+    assert!(err(&o).contains(&drain) && err(&o).contains("--force"), "{}", err(&o));
     let o = p.spillring(&["drain", "busy"]);
     assert_eq!(o.status.code(), Some(5), "{}", err(&o));
-    assert!(err(&o).contains(&child.0.id().to_string()) && err(&o).contains("[E08]"), "{}", err(&o));
+    assert!(err(&o).contains(&drain) && err(&o).contains("[E08]"), "{}", err(&o));
     // Another command in the same channel runs, without.
     let o = p.spillring(&["run", "--channel", "busy", "--", "echo", "second"]);
     assert_eq!((o.status.code(), out(&o).as_str()), (Some(0), "second\n"));
     assert!(err(&o).contains("[E08]"), "{}", err(&o));
     assert_eq!(p.spillring(&["rm", "--force", "busy"]).status.code(), Some(0));
+    // What runs in it ends as it would, and what it had to say is said not to be kept.
+    kill(child.0.id(), "TERM");
+    assert_eq!(child.0.wait().unwrap().code(), Some(143));
+}
+
+/// The drain that a `run` has started: its child of that name.
+fn drain_of(run: u32) -> Option<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    pids.filter_map(|e| e.file_name().to_str()?.parse().ok()).find(|pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|s| s.split(' ').nth(1)?.parse().ok());
+        let args = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        parent == Some(run) && args.contains("keep-run")
+    })
 }
 
 #[test]

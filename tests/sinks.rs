@@ -258,8 +258,9 @@ fn golden_raw() {
     log.commit();
     let t = "2026-11-21T02:44:42.000000000Z";
     let lost = format!("spillring: lost 1 record of 0/0 between {t} and {t}\n");
-    let want =
-        [b"prompt: \0\x1b\xff\nsaid exact \0\x1b\xff\n", lost.as_bytes(), b"errout, no newline"].concat();
+    // In one place everything else waits for the end of the first line, which has none here.
+    let first = b"prompt: \0\x1b\xffout, no newline\n";
+    let want = [first, &b"said exact \0\x1b\xff\n"[..], lost.as_bytes(), b"err"].concat();
     assert_eq!(render(log.0.storage(), Raw::new(false)), want);
     // Apart: log records go with stderr, and stdout stays exact.
     let (mut raw, mut to) = (Raw::new(true), [Vec::new(), Vec::new()]);
@@ -273,6 +274,88 @@ fn golden_raw() {
     }
     assert_eq!(to[0], b"prompt: \0\x1b\xffout, no newline");
     assert_eq!(to[1], [b"said exact \0\x1b\xff\n", lost.as_bytes(), b"err"].concat());
+}
+
+/// In one place streams change at the ends of lines, or when a line has had none for a second.
+fn one_place() {
+    const S: i64 = 1_000_000_000;
+    let mut log = memory();
+    let mut say = |t: i64, stream: &str, text: &str| log.out(T0 + t, 1, stream, text.as_bytes());
+    say(0, "stdout", "Contin");
+    say(1, "stderr", "warning\npart");
+    say(2, "stdout", "ue?\nname: ");
+    say(3, "stderr", " of it\n");
+    say(4, "stdout", "x\n");
+    // A second without an end of the line.
+    say(5, "stdout", "slow ");
+    say(6, "stderr", "waits ");
+    say(6 + S, "stderr", "no more\n");
+    say(7 + S, "stdout", "end\n");
+    // Much more of one line than may wait is nothing to wait for either.
+    say(8 + S, "stderr", "err ");
+    say(9 + S, "stdout", &"y".repeat(spillring::sink::MAX_WAITING + 1));
+    say(10 + S, "stdout", "\n");
+    say(11 + S, "stderr", "end\n");
+    log.log(T0 + 12 + S, 3, "app", b"hello");
+    log.commit();
+    let y = "y".repeat(spillring::sink::MAX_WAITING + 1);
+    let want = format!(
+        "Continue?\nwarning\npart of it\nname: x\nslow waits no more\nend\nerr {y}\nend\nsaid hello\n"
+    );
+    let got = String::from_utf8(render(log.0.storage(), Raw::new(false))).unwrap();
+    assert!(got == want, "{:?}", &got[..got.len().min(200)]);
+    // Time alone shows what waits.
+    let mut raw = Raw::new(false);
+    let mut out = Vec::new();
+    let mut reader = Reader::new(log.0.storage());
+    if let Some(Item::Batch(view)) = reader.next_batch().unwrap() {
+        for e in view.entries().take(2) {
+            raw.entry(&e, &mut out);
+        }
+    }
+    raw.settle(Some(5000), &mut out);
+    raw.settle(Some(5999), &mut out);
+    assert_eq!(out, b"Contin");
+    assert_eq!(raw.oldest_held(), Some(1));
+    raw.settle(Some(6000), &mut out);
+    assert_eq!(out, b"Continwarning\npart");
+    assert_eq!(raw.oldest_held(), None);
+}
+
+/// Another sink goes on in the place of one that was killed with something waiting.
+fn one_place_goes_on() {
+    let mut log = memory();
+    let pieces =
+        [("stdout", "a "), ("stderr", "E1\n"), ("stdout", "b "), ("stderr", "E2 "), ("stdout", "c\nd ")];
+    for (i, (stream, text)) in pieces.into_iter().enumerate() {
+        log.out(T0 + i as i64, 1, stream, text.as_bytes());
+        log.log(T0 + i as i64, 3, "app", b"line");
+    }
+    log.out(T0 + 9, 1, "stdout", b"end\n");
+    log.out(T0 + 10, 1, "stderr", b"end\n");
+    log.commit();
+    let want = render(log.0.storage(), Raw::new(false));
+    for cut in 0..12u64 {
+        let (mut first, mut out) = (Raw::new(false), Vec::new());
+        let mut second = Raw::new(false);
+        let mut reader = Reader::new(log.0.storage());
+        let Some(Item::Batch(view)) = reader.next_batch().unwrap() else { panic!() };
+        view.entries().take_while(|e| e.record_no < cut).for_each(|e| {
+            first.entry(&e, &mut out);
+        });
+        second.restore(&first.held());
+        let from = first.oldest_held().unwrap_or(cut);
+        for e in view.entries().filter(|e| e.record_no >= from) {
+            if e.record_no < cut {
+                second.hold_again(&e);
+            } else {
+                second.entry(&e, &mut out);
+            }
+        }
+        second.finish(&mut out);
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        assert_eq!(text(&out), text(&want), "cut at {cut}");
+    }
 }
 
 fn parts_are_joined() {
@@ -1031,6 +1114,8 @@ fn main() -> ExitCode {
     let tests = vec![
         t("golden_text", golden_text),
         t("golden_raw", golden_raw),
+        t("one_place", one_place),
+        t("one_place_goes_on", one_place_goes_on),
         t("parts_are_joined", parts_are_joined),
         t("long_lines", long_lines),
         t("many_unfinished_lines", many_unfinished_lines),

@@ -1,123 +1,217 @@
-//! Reads what a command prints, cuts it into records, and never waits for whoever wants to see it.
+//! Reads what a command prints, a record a read, and never waits for whoever wants to see it.
 
+use spillring::env::{Overflow, Settings};
+use spillring::site::{Level, Site};
+use spillring::sync::{AtomicBool, AtomicU64, Ordering::*};
 use spillring::sys::child::{Polled, poll};
-use std::io::{BufRead, PipeReader, Read};
+use spillring::writer::{self, CaptureSite};
+use spillring::{Code, Error, Result};
+use std::fs::File;
+use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Bytes of one read at most: what is lost when run is killed between a read and its record.
+/// Bytes of one read at most: what is lost when its reader is killed between a read and its record.
 pub const READ: usize = 64 << 10;
+/// Least shared memory for what is captured: many reads, so that reader and drain need not take turns.
+const LANE: u64 = 2 << 20;
+
+/// How long a read waits for room in the lane before it goes to the spill.
+const WAIT: Duration = Duration::from_millis(100);
+/// How long reads go to the spill without waiting, once one has waited in vain.
+const NO_WAIT: Duration = Duration::from_secs(1);
+
+static STDOUT: Site = Site::new(Level::Info, "stdout", file!(), line!(), "");
+static STDERR: Site = Site::new(Level::Info, "stderr", file!(), line!(), "");
 
 /// What the command wrote to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Its stdout.
-    Out,
+    Out = 0,
     /// Its stderr.
-    Err,
+    Err = 1,
 }
 
-/// Cuts `bytes` into lines, each with its newline, and an unfinished rest; no part is longer than `most`.
-pub fn lines(bytes: &[u8], most: usize) -> impl Iterator<Item = &[u8]> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let mut line = &rest[..rest.len().min(most)];
-        // A search for a byte at memchr's speed; reading a slice can't fail.
-        let n = line.skip_until(b'\n').unwrap_or(0);
-        let (part, behind) = rest.split_at(n);
-        rest = behind;
-        (n > 0).then_some(part)
-    })
+impl Stream {
+    /// Both.
+    pub const BOTH: [Stream; 2] = [Stream::Out, Stream::Err];
 }
 
-/// One of the two pipes.
+/// One of the two pipes (or terminals).
 #[derive(Debug)]
 pub struct Source {
     /// What comes out of it.
     pub stream: Stream,
     /// The end that is read.
-    pub pipe: PipeReader,
+    pub pipe: File,
     /// Our own descriptor that this stream goes to in the end, if its reader may go away: then the command
     /// is to meet a closed pipe too.
     pub reader: Option<RawFd>,
 }
 
-/// Reads the pipes until all are closed on their other end, or until `stop` is (its writer is dropped).
-/// Each line, and each rest of a read without a newline, is given to `take`, at once.
-pub fn capture(
+/// Takes what was read.
+pub struct Taker {
+    sites: [CaptureSite; 2],
+    patience: Patience,
+    /// The drain has failed: what is read goes where it would have gone.
+    direct: Arc<AtomicBool>,
+    /// Bytes taken so far.
+    bytes: Arc<AtomicU64>,
+}
+
+impl Taker {
+    /// Attaches this process to the channel, to log what it reads there.
+    ///
+    /// # Errors
+    /// Those of [`writer::init_with`]; there is no room for the call sites.
+    pub fn new(settings: &Settings, direct: &Arc<AtomicBool>) -> Result<(spillring::Guard, Taker)> {
+        // What waits for room waits for the drain, which will have some: in the spill it would be copied twice.
+        let overflow = match settings.overflow {
+            Overflow::Spill => Overflow::Block(WAIT),
+            other => other,
+        };
+        let lane_bytes = settings.lane_bytes.max(LANE);
+        let guard = writer::init_with(&Settings { overflow, lane_bytes, ..settings.clone() })?;
+        let register = |site| {
+            writer::capture_site(site).ok_or_else(|| {
+                let text = "registering what is captured: no room in the ring: use another channel";
+                Error::new(Code::NotAttached, text)
+            })
+        };
+        let sites = [register(&STDOUT)?, register(&STDERR)?];
+        let (direct, bytes) = (direct.clone(), Arc::new(AtomicU64::new(0)));
+        Ok((guard, Taker { sites, patience: Patience::new(), direct, bytes }))
+    }
+
+    /// Bytes taken so far, also by the thread that will have this.
+    pub fn bytes(&self) -> Arc<AtomicU64> {
+        self.bytes.clone()
+    }
+
+    /// Before the first read, on the thread that reads.
+    fn begin(&self) {
+        writer::may_wait(true);
+    }
+
+    fn take(&mut self, stream: Stream, bytes: &[u8]) {
+        if self.direct.load(Relaxed) {
+            return pass_on(stream, bytes);
+        }
+        writer::capture(self.sites[stream as usize], bytes);
+        self.bytes.fetch_add(bytes.len() as u64, Relaxed);
+        self.patience.after();
+    }
+}
+
+/// To where it would have gone without us. As `cat` would, this waits for whoever reads there.
+fn pass_on(stream: Stream, bytes: &[u8]) {
+    let out: &mut dyn Write = match stream {
+        Stream::Out => &mut std::io::stdout(),
+        Stream::Err => &mut std::io::stderr(),
+    };
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// Waiting for room pays while the drain moves on. When a read has waited in vain it does not, and the
+/// command must not be slowed: then reads go straight to the spill for a while.
+struct Patience {
+    waits: bool,
+    spilled: u64,
+    since: Instant,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { waits: true, spilled: writer::status().spilled, since: Instant::now() }
+    }
+    fn after(&mut self) {
+        let spilled = writer::status().spilled;
+        if self.waits && spilled != self.spilled {
+            self.waits = false;
+            self.since = Instant::now();
+            writer::may_wait(false);
+        } else if !self.waits && self.since.elapsed() > NO_WAIT {
+            self.waits = true;
+            writer::may_wait(true);
+        }
+        self.spilled = spilled;
+    }
+}
+
+/// Reads and takes until all sources are closed on their other end, or until `stop` is (its writer is
+/// dropped); answers those that are not closed. `None` for `taker`: what is read goes straight on.
+pub fn run(
+    sources: Vec<Source>,
+    stop: &PipeReader,
+    mut taker: Option<Taker>,
+    closed: impl FnMut(Stream),
+) -> Result<Vec<Source>> {
+    if let Some(t) = &taker {
+        t.begin();
+    }
+    let take = move |stream, bytes: &[u8]| match &mut taker {
+        Some(t) => t.take(stream, bytes),
+        None => pass_on(stream, bytes),
+    };
+    capture(sources, stop, take, closed)
+}
+
+/// The same with any `take`.
+fn capture(
     mut sources: Vec<Source>,
     stop: &PipeReader,
-    most: usize,
     mut take: impl FnMut(Stream, &[u8]),
-) -> spillring::Result<()> {
-    let failed = |e| spillring::Error::os("reading what the command prints", e);
+    mut closed: impl FnMut(Stream),
+) -> Result<Vec<Source>> {
+    let failed = |e| Error::os("reading what the command prints", e);
     let mut buf = vec![0; READ];
-    let mut stopped = false;
     while !sources.is_empty() {
         let mut polled: Vec<Polled> = sources.iter().map(|s| Polled::reading(s.pipe.as_raw_fd())).collect();
         polled.extend(sources.iter().map(|s| Polled::reader_of(s.reader.unwrap_or(-1))));
         polled.push(Polled::reading(stop.as_raw_fd()));
-        // When it is to stop, what is in the pipes already is still taken, and nothing waited for.
-        let timeout = stopped.then_some(std::time::Duration::ZERO);
-        poll(&mut polled, timeout).map_err(|e| failed(e.into()))?;
+        poll(&mut polled, None).map_err(|e| failed(e.into()))?;
         let n = sources.len();
+        if polled[2 * n].readable {
+            return Ok(sources);
+        }
         let mut done = vec![false; n];
-        let mut read_any = false;
         for (i, source) in sources.iter_mut().enumerate() {
             if polled[n + i].broken {
                 done[i] = true;
             } else if polled[i].readable {
                 match source.pipe.read(&mut buf) {
                     Ok(0) => done[i] = true,
-                    Ok(len) => {
-                        read_any = true;
-                        lines(&buf[..len], most).for_each(|part| take(source.stream, part));
-                    }
+                    Ok(len) => take(source.stream, &buf[..len]),
                     Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    // A terminal that nobody has open any more.
+                    Err(e) if e.raw_os_error() == Some(libc::EIO) => done[i] = true,
                     Err(e) => return Err(failed(e)),
                 }
             }
         }
-        if stopped && !read_any {
-            return Ok(());
-        }
-        stopped |= polled[2 * n].readable;
-        let mut done = done.into_iter();
+        let mut i = 0;
         // Dropped here, a pipe is closed.
-        sources.retain(|_| !done.next().unwrap_or(false));
+        sources.retain(|s| {
+            i += 1;
+            if done[i - 1] {
+                closed(s.stream);
+            }
+            !done[i - 1]
+        });
     }
-    Ok(())
+    Ok(sources)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Write, pipe};
-
-    fn cut(bytes: &[u8], most: usize) -> Vec<String> {
-        lines(bytes, most).map(|p| String::from_utf8_lossy(p).into_owned()).collect()
-    }
-
-    #[test]
-    fn lines_keep_their_newline_and_rests_come_at_once() {
-        assert_eq!(cut(b"", 9), Vec::<String>::new());
-        assert_eq!(cut(b"a\nbc\n", 9), ["a\n", "bc\n"]);
-        assert_eq!(cut(b"\n\n$ ", 9), ["\n", "\n", "$ "]);
-        assert_eq!(cut(b"0123456789\nx", 4), ["0123", "4567", "89\n", "x"]);
-        assert_eq!(cut(b"0123\n", 4), ["0123", "\n"]);
-    }
-
-    #[test]
-    fn nothing_is_lost_or_changed_by_cutting() {
-        let text: Vec<u8> = (0..100_000u32).map(|i| if i % 7 == i % 31 { b'\n' } else { i as u8 }).collect();
-        for most in [1, 2, 13, 65_536] {
-            let joined: Vec<u8> = lines(&text, most).flatten().copied().collect();
-            assert!(joined == text, "{most}");
-            assert!(lines(&text, most).all(|p| p.len() <= most && !p[..p.len() - 1].contains(&b'\n')));
-        }
-    }
+    use std::os::fd::OwnedFd;
 
     fn source(stream: Stream, pipe: PipeReader) -> Source {
-        Source { stream, pipe, reader: None }
+        Source { stream, pipe: OwnedFd::from(pipe).into(), reader: None }
     }
 
     #[test]
@@ -130,29 +224,33 @@ mod tests {
             }
             write!(w1, "no newline").unwrap();
         });
-        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let (mut out, mut err, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         let sources = vec![source(Stream::Out, r1), source(Stream::Err, r2)];
-        capture(sources, &stop, READ, |s, b| match s {
+        let take = |s, b: &[u8]| match s {
             Stream::Out => out.extend_from_slice(b),
             Stream::Err => err.extend_from_slice(b),
-        })
-        .unwrap();
+        };
+        assert!(capture(sources, &stop, take, |s| ends.push(s)).unwrap().is_empty());
         writers.join().unwrap();
         let expected = |name: &str| (0..10_000).map(|i| format!("{name} {i}\n")).collect::<String>();
         assert!(out == (expected("out") + "no newline").into_bytes());
         assert!(err == expected("err").into_bytes());
+        assert!(ends.contains(&Stream::Out) && ends.contains(&Stream::Err) && ends.len() == 2);
     }
 
     #[test]
-    fn stopped_it_takes_what_is_there_and_waits_for_no_more() {
+    fn stopped_it_gives_back_what_is_open() {
         let ((r, mut w), (stop, hold)) = (pipe().unwrap(), pipe().unwrap());
         w.write_all(b"there\n").unwrap();
         drop(hold);
-        let mut got = Vec::new();
-        capture(vec![source(Stream::Out, r)], &stop, READ, |_, b| got.extend_from_slice(b)).unwrap();
-        assert_eq!(got, b"there\n");
-        // The writer lives on, and finds its pipe closed.
-        assert!(w.write_all(b"late").is_err());
+        let left = capture(vec![source(Stream::Out, r)], &stop, |_, _| {}, |_| {}).unwrap();
+        assert_eq!(left.len(), 1);
+        // Nothing was taken: another reader finds it all, and the writer goes on.
+        w.write_all(b"more\n").unwrap();
+        drop(w);
+        let mut rest = String::new();
+        (&left[0].pipe).read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "there\nmore\n");
     }
 
     #[test]
@@ -160,8 +258,9 @@ mod tests {
         let ((r, mut w), (stop, _hold)) = (pipe().unwrap(), pipe().unwrap());
         let (our_reader, ours) = pipe().unwrap();
         drop(our_reader);
-        let s = Source { stream: Stream::Out, pipe: r, reader: Some(ours.as_raw_fd()) };
-        capture(vec![s], &stop, READ, |_, _| {}).unwrap();
+        let mut s = source(Stream::Out, r);
+        s.reader = Some(ours.as_raw_fd());
+        capture(vec![s], &stop, |_, _| {}, |_| {}).unwrap();
         assert!(w.write_all(b"y\n").is_err());
     }
 }

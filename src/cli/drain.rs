@@ -1,6 +1,6 @@
 //! `spillring drain`: serves a channel until it is told to stop.
 
-use super::engine::{Engine, Plan, Summary, to_file};
+use super::engine::{Begin, Engine, Plan, Summary, to_file};
 use super::{DrainArgs, Exit};
 use spillring::env::Settings;
 use spillring::sys::child;
@@ -21,7 +21,7 @@ pub fn run(args: &DrainArgs, settings: &Settings) -> Result<Exit> {
             .iter()
             .map(|f| to_file(f, args.format.map_or(settings.format, Into::into)))
             .collect(),
-        from_now_on: false,
+        begin: Begin::WhereTheyStopped,
         patience: Some(settings.flush_timeout),
     };
     let engine = Engine::start(settings, plan, move |done| {
@@ -34,8 +34,10 @@ pub fn run(args: &DrainArgs, settings: &Settings) -> Result<Exit> {
         if let Ok(done) = end.try_recv() {
             break done;
         }
-        if signal.is_some_and(|s| s.signal != libc::SIGCHLD) {
-            engine.stop();
+        match signal.map(|s| s.signal) {
+            Some(libc::SIGTERM | libc::SIGINT) => engine.stop(),
+            Some(libc::SIGHUP) => engine.reopen(),
+            _ => {}
         }
     };
     let pending: Vec<_> = done?.outcomes.into_iter().filter_map(|o| o.pending().cloned()).collect();

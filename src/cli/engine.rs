@@ -1,8 +1,10 @@
 //! The drain with its outputs, on threads of their own, as `run` and `drain` use it.
 
 use super::{Format, place};
+use spillring::channel::Channel;
 use spillring::drain::{Drain, DrainConfig, Totals};
 use spillring::env::Settings;
+use spillring::journal::Position;
 use spillring::layout::ctl;
 use spillring::sink::{self, Cursor, Follower, Outcome, Output, Places, Reporter, Rotate, SinkSpec};
 use spillring::sync::{AtomicBool, Ordering::*};
@@ -10,7 +12,7 @@ use spillring::{Code, Error, Result, sys};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 impl From<Format> for sink::Format {
@@ -43,10 +45,21 @@ pub struct Plan {
     pub channel_dir: PathBuf,
     /// Where the journal goes besides.
     pub sinks: Vec<SinkSpec>,
-    /// Sinks that never delivered anything, and those of our own streams, begin with what comes from now on.
-    pub from_now_on: bool,
+    /// Where sinks begin.
+    pub begin: Begin,
     /// How long a sink that does not move is waited for at the end; `None`: until [`Engine::cut_off`].
     pub patience: Option<Duration>,
+}
+
+/// Where the sinks of an engine begin.
+#[derive(Clone, Debug)]
+pub enum Begin {
+    /// Where they stopped; those that never ran, at the oldest record.
+    WhereTheyStopped,
+    /// Those that never ran, and those of our own streams, with what comes from now on.
+    Now,
+    /// Where they stopped; those that never ran, here: an engine before this one had begun there.
+    Again(Position),
 }
 
 /// What an engine has done when it ends.
@@ -62,6 +75,9 @@ pub struct Summary {
 pub struct Engine {
     stop: Arc<AtomicBool>,
     cut: Arc<AtomicBool>,
+    followers: Followers,
+    channel: Channel,
+    begun: Position,
 }
 
 /// What the thread for notices is given.
@@ -110,26 +126,25 @@ impl Engine {
             let _ = say.send(Notice::Line(p));
         }
         let (stop, cut) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let engine = Engine { stop: stop.clone(), cut: cut.clone() };
+        let (its_stop, its_cut, dir) = (stop.clone(), cut.clone(), plan.channel_dir.clone());
         let (opened, wait) = channel();
         let body = move || {
             // Opened on the thread that drains: it pins itself to a processor, and nobody else.
             let mut hear = |line: &str| {
                 let _ = say.send(Notice::Line(line.to_string()));
             };
-            let (mut drain, followers) = match open(config, &plan, &say, &mut hear) {
+            let (mut drain, followers, begun) = match open(config, &plan, &say, &mut hear) {
                 Ok(o) => o,
                 Err(e) => {
                     let _ = opened.send(Err(e));
                     return;
                 }
             };
-            let _ = opened.send(Ok(()));
-            let ran = drain.run(&stop, &mut hear);
+            let _ = opened.send(Ok((followers.clone(), begun)));
+            let ran = drain.run(&its_stop, &mut hear);
             let end = drain.position();
-            let mut followers = followers.lock().unwrap_or_else(PoisonError::into_inner);
-            followers.iter().for_each(|f| f.stop_when(&end));
-            let outcomes = followers.iter_mut().map(|f| finish(f, plan.patience, &cut)).collect();
+            lock(&followers).iter().for_each(|f| f.stop_when(&end));
+            let outcomes = finish(&followers, plan.patience, &its_cut);
             // What was to be said is said before the end, unless nobody takes it.
             let (tell, said) = channel();
             let _ = say.send(Notice::Said(tell));
@@ -138,7 +153,9 @@ impl Engine {
         };
         std::thread::Builder::new().name("drain".into()).spawn(body).map_err(failed)?;
         match wait.recv() {
-            Ok(Ok(())) => Ok(engine),
+            Ok(Ok((followers, begun))) => {
+                Ok(Engine { stop, cut, followers, channel: place::open(&dir)?, begun })
+            }
             Ok(Err(e)) => Err(e),
             Err(_) => Err(Error::new(Code::Os, "the drain's thread ended before it began")),
         }
@@ -153,6 +170,30 @@ impl Engine {
     pub fn cut_off(&self) {
         self.cut.store(true, Release);
     }
+
+    /// Where its sinks began that never ran before.
+    pub fn begun(&self) -> &Position {
+        &self.begun
+    }
+
+    /// Records that are in the journal.
+    pub fn journaled(&self) -> u64 {
+        self.channel.ctl().word(ctl::DELIVERED).load(Acquire)
+    }
+
+    /// Whether every sink that goes on has delivered what is before record `end`.
+    pub fn delivered(&self, end: u64) -> bool {
+        lock(&self.followers).iter().all(|f| f.ended().is_some() || f.delivered() >= end)
+    }
+
+    /// Files that are written to are opened anew: they may have been moved away.
+    pub fn reopen(&self) {
+        lock(&self.followers).iter().for_each(Follower::reopen);
+    }
+}
+
+fn lock(f: &Followers) -> MutexGuard<'_, Vec<Follower>> {
+    f.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open(
@@ -160,20 +201,23 @@ fn open(
     plan: &Plan,
     say: &Sender<Notice>,
     hear: &mut impl FnMut(&str),
-) -> Result<(Drain, Followers)> {
+) -> Result<(Drain, Followers, Position)> {
     let journal = config.journal_dir.clone();
     let mut drain = Drain::open(config)?;
-    let mut start = None;
-    if plan.from_now_on {
-        // What dead processes left here is theirs, not ours: into the journal before we begin.
-        drain.finish(hear)?;
-        start = Some(drain.position());
-    }
+    let start = match &plan.begin {
+        Begin::WhereTheyStopped => None,
+        Begin::Now => {
+            // What dead processes left here is theirs, not ours: into the journal before we begin.
+            drain.finish(hear)?;
+            Some(drain.position())
+        }
+        Begin::Again(at) => Some(at.clone()),
+    };
     let places = Places { journal: journal.clone(), channel: Some(plan.channel_dir.clone()) };
     let mut followers = Vec::new();
     for spec in &plan.sinks {
         let spec = SinkSpec { start: start.clone(), ..spec.clone() };
-        if plan.from_now_on && !matches!(spec.output, Output::File(_)) {
+        if matches!(plan.begin, Begin::Now) && !matches!(spec.output, Output::File(_)) {
             // What an earlier command printed and nobody read is not ours to print.
             Cursor::remove(&journal, &spec.name)?;
         }
@@ -187,22 +231,22 @@ fn open(
     let (woken, channel) = (followers.clone(), place::open(&plan.channel_dir)?);
     drain.on_batch(move || {
         let next = channel.ctl().word(ctl::DELIVERED).load(Acquire);
-        // Held only for this, until the drain has ended.
-        woken.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|f| f.wake(next));
+        lock(&woken).iter().for_each(|f| f.wake(next));
     });
-    Ok((drain, followers))
+    let begun = start.unwrap_or_else(|| drain.position());
+    Ok((drain, followers, begun))
 }
 
-fn finish(f: &mut Follower, patience: Option<Duration>, cut: &AtomicBool) -> Outcome {
+fn finish(followers: &Followers, patience: Option<Duration>, cut: &AtomicBool) -> Vec<Outcome> {
     if patience.is_none() {
-        while f.ended().is_none() && !cut.load(Acquire) {
+        // Not under the lock: whoever waits for a reader may still be told that a file was moved away.
+        while lock(followers).iter().any(|f| f.ended().is_none()) && !cut.load(Acquire) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        if f.ended().is_none() {
-            f.give_up();
-        }
+        lock(followers).iter().filter(|f| f.ended().is_none()).for_each(Follower::give_up);
     }
-    f.wait(Some(patience.unwrap_or(Duration::from_secs(1))))
+    let patience = Some(patience.unwrap_or(Duration::from_secs(1)));
+    lock(followers).iter_mut().map(|f| f.wait(patience)).collect()
 }
 
 #[cfg(test)]

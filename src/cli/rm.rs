@@ -51,14 +51,14 @@ fn check(dir: &Path, force: bool) -> Result<Option<String>> {
             pid => format!("a drain (pid {pid}) has it"),
         }));
     }
-    used_by(&channel, None)
+    used_by(&channel, &[])
 }
 
-/// The producers' reason why a channel must stay: one is alive, or something is pending. `except`: the
-/// asker's own pid.
-pub fn used_by(channel: &Channel, except: Option<u32>) -> Result<Option<String>> {
+/// The producers' reason why a channel must stay: one is alive, or something is pending. `except`: pids of
+/// the asker's own.
+pub fn used_by(channel: &Channel, except: &[u32]) -> Result<Option<String>> {
     let me = Facts::read();
-    for stem in channel.producers()?.into_iter().filter(|s| Some(s.pid) != except) {
+    for stem in channel.producers()?.into_iter().filter(|s| !except.contains(&s.pid)) {
         let p = match channel.open_ring(stem) {
             Ok(view) => counts::read(view, &me),
             Err(e) if e.errno == Some(libc::ENOENT) => continue,

@@ -23,6 +23,8 @@ use crate::sys::{process, time};
 const FULL: usize = 256 << 10;
 /// How long it sleeps when nobody wakes it.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a sink that is to end tries to read a journal that cannot be read (it was removed, perhaps).
+const UNREADABLE: Duration = Duration::from_secs(2);
 /// Records that are read again at most, on restart, for lines that were unfinished.
 const MAX_BEHIND: u64 = 1 << 16;
 
@@ -91,6 +93,7 @@ struct Shared {
     /// Deliver what is before this record, then end; `u64::MAX` = go on.
     stop_at: AtomicU64,
     give_up: AtomicBool,
+    reopen: AtomicBool,
     /// Moves with whatever moves.
     progress: AtomicU64,
     /// Where the sink stands: for the lag.
@@ -132,6 +135,9 @@ impl Watch for Shared {
     }
     fn given_up(&self) -> bool {
         self.give_up.load(Ordering::Relaxed)
+    }
+    fn reopen(&self) -> bool {
+        self.reopen.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -184,6 +190,7 @@ impl Follower {
             report,
             stop_at: AtomicU64::new(u64::MAX),
             give_up: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             place: Mutex::new((None, 0)),
             ended: Mutex::new(None),
@@ -256,6 +263,18 @@ impl Follower {
     /// What it is doing.
     pub fn status(&self) -> SinkStatus {
         SinkStatus::of(&self.shared.name, &self.shared.words, process::pid(), true)
+    }
+
+    /// The first record that it has not delivered.
+    pub fn delivered(&self) -> u64 {
+        self.shared.words.get(s::ST_NEXT)
+    }
+
+    /// Its file, if it writes to one, is opened anew before the next write: it may have been moved away.
+    /// (That a file is gone from its place is found within a second anyway.) Does not wait.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Relaxed);
+        self.unpark();
     }
 
     /// How it ended, if it did. A sink ends by itself only when its output is broken or fails.
@@ -420,6 +439,11 @@ impl Work {
                         let name = &self.shared.name;
                         (self.shared.report)(&format!("sink {name} cannot read and tries again: {e}"));
                     }
+                    if self.shared.stop_at.load(Ordering::Relaxed) != u64::MAX
+                        && quiet.get_or_insert_with(Instant::now).elapsed() >= UNREADABLE
+                    {
+                        return Err(State::Failed);
+                    }
                     thread::park_timeout(Duration::from_millis(500));
                     continue;
                 }
@@ -479,6 +503,7 @@ impl Work {
                 self.write_out(reader)?;
                 continue;
             }
+            self.sink.follow_file(&*self.shared);
             self.settle(Some(time::monotonic_ns() / 1_000_000), reader)?;
             if self.sink.buffered() == 0 && self.low.is_none() {
                 // Records that this sink does not take (another stream's) count as seen.
@@ -629,6 +654,8 @@ impl Work {
         }
         match end {
             WriteEnd::GivenUp => Err(State::Stopped),
+            // As for any command that prints: a reader that has seen enough is nobody's trouble.
+            WriteEnd::Broken if self.sink.is_standard() => Err(State::Broken),
             WriteEnd::Broken => {
                 (self.shared.report)(&format!(
                     "sink {} has no reader left (broken pipe) and stops; its records stay in the journal",

@@ -98,6 +98,13 @@ impl Rotation {
         self.line_ended = self.size == 0 || ends_a_line(&self.path, self.size);
     }
 
+    /// Somebody else has moved the file away, and another one is open in its place.
+    pub fn begun_anew(&mut self) {
+        if let Ok(meta) = fs::metadata(&self.path) {
+            self.at(&meta);
+        }
+    }
+
     /// How many of the first of these bytes go to the file as it is; 0: it is to be moved away first.
     pub fn take(&self, bytes: &[u8]) -> usize {
         let line = |from: usize| bytes[from..].iter().position(|&b| b == b'\n').map(|n| from + n + 1);

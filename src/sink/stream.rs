@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::{Duration, Instant};
 
 use super::output::Out;
 use super::rotate::Rotation;
@@ -13,6 +14,8 @@ use crate::sys::FileId;
 
 /// Limit: bytes of the end of a file that are compared on restart. More than one write of a sink.
 const MAX_COMPARED: u64 = 8 << 20;
+/// How often a file is looked for at its place.
+const LOOK: Duration = Duration::from_millis(400);
 /// A buffer that has grown beyond this is given back.
 const KEEP: usize = 1 << 20;
 
@@ -31,6 +34,10 @@ pub struct Stream {
     there: Vec<u8>,
     outs: [Option<Out>; 2],
     path: Option<std::path::PathBuf>,
+    /// When the file was last looked for at its place.
+    looked: Instant,
+    /// It could not be opened anew, which was told.
+    told: bool,
     rotation: Option<Rotation>,
 }
 
@@ -73,6 +80,8 @@ impl Stream {
             there: Vec::new(),
             outs,
             path,
+            looked: Instant::now(),
+            told: false,
         })
     }
 
@@ -142,6 +151,7 @@ impl Sink for Stream {
     }
 
     fn flush(&mut self, watch: &dyn Watch) -> std::result::Result<(), WriteEnd> {
+        self.follow_file(watch);
         self.tidy(Some(watch));
         let skip = self.already();
         self.written = skip as u64;
@@ -189,6 +199,44 @@ impl Sink for Stream {
     fn file(&self) -> Option<(FileId, u64)> {
         self.path.as_ref()?;
         self.outs[0].as_ref()?.regular()
+    }
+
+    fn follow_file(&mut self, watch: &dyn Watch) {
+        let (Some(path), Some(out)) = (&self.path, &self.outs[0]) else { return };
+        // Not while what stands at its end is compared with what comes: that is quickly over.
+        if !self.there.is_empty() {
+            return;
+        }
+        let asked = watch.reopen();
+        if !asked && self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        // Only a regular file is moved away.
+        let Some((id, _)) = out.regular() else { return };
+        let there = std::fs::metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (id.dev, id.ino));
+        if there && !asked {
+            return;
+        }
+        match Out::append(path) {
+            Ok(new) => {
+                self.outs[0] = Some(new);
+                if let Some(r) = &mut self.rotation {
+                    r.begun_anew();
+                }
+                if std::mem::take(&mut self.told) {
+                    watch.say("its file is at its place again");
+                }
+            }
+            Err(e) if !std::mem::replace(&mut self.told, true) => {
+                watch.say(&format!("{e}; until then it writes to the file that was moved away"));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn is_standard(&self) -> bool {
+        self.path.is_none()
     }
 
     fn resume(&mut self, (id, len): (FileId, u64)) -> bool {

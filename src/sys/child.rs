@@ -8,23 +8,29 @@ use super::errno::check;
 use crate::sync::{AtomicI32, Ordering::Relaxed};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// What SIGPIPE was before Rust's runtime set it to ignored: 1 = ignored, 0 = not, -1 = not known.
 static SIGPIPE_WAS_IGNORED: AtomicI32 = AtomicI32::new(-1);
+/// Bit n: descriptor n (0 to 2) was closed before Rust's runtime opened /dev/null there.
+static WAS_CLOSED: AtomicI32 = AtomicI32::new(0);
 
-extern "C" fn note_sigpipe() {
+extern "C" fn note_start() {
     SIGPIPE_WAS_IGNORED.store(i32::from(is_ignored(libc::SIGPIPE)), Relaxed);
+    // SAFETY: asks only.
+    let closed = |fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0;
+    WAS_CLOSED.store((0..3).map(|fd| i32::from(closed(fd)) << fd).sum(), Relaxed);
 }
 
 // Run by the loader, before the runtime's own start: afterwards it can't be found out any more.
 // SAFETY: the section holds pointers to functions without arguments that are needed (the loader passes
-// some, which the C calling convention lets go unread); this one calls sigaction and stores a word.
+// some, which the C calling convention lets go unread); this one makes plain calls and stores two words.
 #[unsafe(link_section = ".init_array")]
 #[used]
-static NOTE_SIGPIPE: extern "C" fn() = note_sigpipe;
+static NOTE_START: extern "C" fn() = note_start;
 
 fn is_ignored(signal: i32) -> bool {
     let mut now = MaybeUninit::<libc::sigaction>::uninit();
@@ -38,6 +44,11 @@ fn is_ignored(signal: i32) -> bool {
 /// Whether this program was started with SIGPIPE ignored.
 pub fn sigpipe_ignored_at_start() -> bool {
     SIGPIPE_WAS_IGNORED.load(Relaxed) == 1
+}
+
+/// Whether this program was started with descriptor `fd` (0 to 2) closed. It is /dev/null by now.
+pub fn closed_at_start(fd: i32) -> bool {
+    WAS_CLOSED.load(Relaxed) & 1 << fd != 0
 }
 
 /// Gives SIGPIPE the disposition that this program was started with: for commands that print, and that
@@ -135,12 +146,92 @@ pub fn kill(pid: u32, signal: i32) -> Result<(), Errno> {
     check(unsafe { libc::kill(pid as i32, signal) }).map(drop)
 }
 
-/// Takes one child that has ended, its own or an adopted one; `None`: none has, or there is none.
-pub fn reap() -> Option<(u32, ExitStatus)> {
+/// What became of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// It has ended.
+    Ended(ExitStatus),
+    /// It is stopped (SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU).
+    Stopped,
+    /// It goes on.
+    Continued,
+}
+
+/// Takes one piece of news of a child, our own or an adopted one; `None`: there is none.
+pub fn reap() -> Option<(u32, Became)> {
     let mut status = 0;
     // SAFETY: `status` is a valid int.
-    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
-    (pid > 0).then(|| (pid as u32, ExitStatus::from_raw(status)))
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED) };
+    let became = if libc::WIFSTOPPED(status) {
+        Became::Stopped
+    } else if libc::WIFCONTINUED(status) {
+        Became::Continued
+    } else {
+        Became::Ended(ExitStatus::from_raw(status))
+    };
+    (pid > 0).then_some((pid as u32, became))
+}
+
+/// Stops this whole process until somebody sends SIGCONT.
+pub fn stop_myself() {
+    // SAFETY: plain numbers. Nothing here can be left half done by it that would not go on later.
+    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+}
+
+/// Bytes that can be read at once from a pipe or terminal; 0 where that is not known.
+pub fn readable_bytes(fd: i32) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes an int.
+    if unsafe { libc::ioctl(fd, libc::FIONREAD, &mut n) } == 0 { n.max(0) as usize } else { 0 }
+}
+
+/// The highest number of a signal.
+pub fn last_signal() -> i32 {
+    libc::SIGRTMAX()
+}
+
+/// Leaves the session and process group that it was started in: what a terminal sends to those does not
+/// reach it, and it has no controlling terminal. Also gives the process a name.
+pub fn leave_session(name: &std::ffi::CStr) {
+    // SAFETY: plain calls; the name is copied by the kernel.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+    }
+}
+
+/// The descriptor `fd`, which whoever started this program left open for it; from here on commands do
+/// not get it. `None`: it is not open.
+pub fn adopt(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: an open descriptor above the standard ones that nothing in this program knows by now is taken
+    // over once; the caller names each only once.
+    unsafe {
+        let open = fd > 2 && libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) == 0;
+        open.then(|| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Closes every descriptor above the standard ones but those in `keep`: what a shell left open (a lock, the
+/// end of a pipe) is not ours to hold. Before anything else has been opened.
+pub fn close_all_but(keep: &[i32]) {
+    let mut keep: Vec<u32> = keep.iter().filter(|&&fd| fd > 2).map(|&fd| fd as u32).collect();
+    keep.sort_unstable();
+    let mut from = 3u32;
+    for k in keep.into_iter().chain([u32::MAX]) {
+        if from < k {
+            // SAFETY: nothing has been opened yet that anybody counts on.
+            unsafe { libc::syscall(libc::SYS_close_range, from, k - 1, 0) };
+        }
+        from = k.saturating_add(1);
+    }
+}
+
+/// Puts /dev/null in the place of a standard descriptor.
+pub fn silence(fd: i32) {
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        // SAFETY: both are descriptors; what was at `fd` is closed.
+        unsafe { libc::dup2(null.as_raw_fd(), fd) };
+    }
 }
 
 /// One descriptor to poll.
@@ -192,6 +283,26 @@ pub fn poll(fds: &mut [Polled], timeout: Option<Duration>) -> Result<bool, Errno
         p.broken = failed && (!p.read || r.revents & libc::POLLNVAL != 0);
     }
     Ok(n > 0)
+}
+
+/// Leaves these descriptors open for `command`, under their numbers, and closes the standard ones that
+/// `closed` names.
+pub fn hand_over(command: &mut Command, fds: Vec<i32>, closed: Vec<i32>) {
+    // SAFETY: the closure runs between fork and exec and calls only fcntl and close, which are
+    // async-signal-safe; it allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            for &fd in &fds {
+                if libc::fcntl(fd, libc::F_SETFD, 0) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            for &fd in &closed {
+                libc::close(fd);
+            }
+            Ok(())
+        });
+    }
 }
 
 /// Makes `command` start with the signal mask and the dispositions in `inherited`, whether it is spawned or
