@@ -10,17 +10,24 @@ mod cat;
 mod counts;
 mod drain;
 mod engine;
+mod filter;
 mod holders;
 mod inspect;
 mod keep;
 mod ls;
+mod notify;
+mod pages;
 mod place;
+mod read;
 mod rm;
 mod run;
+mod screen;
 mod stat;
+mod times;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use place::ChannelArg;
+use spillring::doctor::{Machine, any_bad};
 use spillring::env::{Settings, TABLE};
 use spillring::sys::child;
 use spillring::{Code, Error};
@@ -38,7 +45,7 @@ use std::time::Duration;
 pub enum Exit {
     /// All is well.
     Done = 0,
-    /// An error, which was named; `stat`: the numbers do not add up.
+    /// An error, which was named; `stat`: the numbers do not add up; `doctor`: something is bad.
     Failed = 1,
     /// An argument that is not allowed.
     Usage = 2,
@@ -61,7 +68,7 @@ pub enum Exit {
 /// Exit statuses as `--help` shows them.
 pub const EXITS: &[(&str, &str)] = &[
     ("0", "done"),
-    ("1", "an error, named on stderr; stat: the numbers do not add up"),
+    ("1", "an error, named on stderr; stat: the numbers do not add up; doctor: something is bad"),
     ("2", "an argument that is not allowed"),
     ("3", "drain: a sink has not got all that is in the journal"),
     ("4", "there is no such channel or journal"),
@@ -103,6 +110,8 @@ Examples:
   spillring drain web &                        serve the channel `web` ...
   SPILLRING_CHANNEL=web ./server               ... for a program that logs to it
   spillring cat web                            what is in its journal
+  spillring tail -f web                        the end of it, and what comes
+  spillring cat web --since -5min --level warn --grep 'time.?out'
   spillring stat web                           written = delivered + pending + suppressed + lost ?
   spillring ls                                 all channels, their producers and what is pending";
 
@@ -141,8 +150,16 @@ if one has not got all by then, a line names it, what is pending and the command
 exit status is 3. The next drain goes on where each output stopped.";
 
 const CAT: &str = "\
-Prints the journal of CHANNEL to stdout, oldest record first. It never disturbs who logs or who drains. \
-What is damaged or was deleted is said on stderr, and the rest is printed.";
+Prints the journal of CHANNEL to stdout, oldest record first; of several channels, by time. It never disturbs \
+who logs or who drains. What is damaged or was deleted is said on stderr, and the rest is printed.
+
+On a terminal text has colours (not with NO_COLOR) and local time, and goes through $PAGER (less) when it is \
+longer than the screen. In a pipe or a file it is what a sink writes: UTC, no colours.";
+
+const TAIL: &str = "\
+Prints the last lines of the journal of CHANNEL, and with -f what comes from then on; of several channels, by \
+time. It reads from the end: how large the journal is does not matter. With filters it goes back until it has \
+found as many lines as asked for.";
 
 const STAT: &str = "\
 Shows what became of every record of CHANNEL: written = delivered + pending + suppressed + lost, for every \
@@ -150,6 +167,15 @@ lane of every producer; what each output lags behind; how long calls were in the
 
 `delivered` is what is in the journal. The exit status is 1 when that does not add up: `pending` is \
 negative, or is not 0 although every producer is dead and the drain has passed.";
+
+const DOCTOR: &str = "\
+Looks at this machine as a program with the present environment would find it, a line for each question: good; \
+note (it costs something, or matters to some uses only); BAD (records may be lost, or calls may wait), each with \
+what to do. The exit status is 1 when something is BAD.";
+
+const SERVICE: &str = "\
+Prints the unit spillring@.service: `systemctl start spillring@web` then drains the channel `web`. It is notified \
+when the drain is ready, has its directories made, and may do nothing else.";
 
 const LS: &str = "\
 Lists the channels in SPILLRING_DIR: the pid of the drain, producers alive and dead, and how many records \
@@ -182,6 +208,9 @@ enum Command {
     /// Print the journal of a channel
     #[command(long_about = CAT)]
     Cat(CatArgs),
+    /// Print the end of the journal of a channel, and follow it
+    #[command(long_about = TAIL)]
+    Tail(TailArgs),
     /// Show the counters of a channel, and whether they add up
     #[command(long_about = STAT)]
     Stat(StatArgs),
@@ -194,6 +223,16 @@ enum Command {
     /// Show what is in the files, field by field or batch by batch
     #[command(subcommand)]
     Inspect(InspectCommand),
+    /// Look whether this machine lets everything promised hold, and say what to do
+    #[command(long_about = DOCTOR)]
+    Doctor(DoctorArgs),
+    /// Print a systemd unit that drains a channel
+    #[command(long_about = SERVICE)]
+    Service(ServiceArgs),
+    /// Print a man page, or write all of them
+    Man(ManArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
 }
 
 /// The form of the output.
@@ -312,18 +351,64 @@ pub struct DrainArgs {
     format: Option<Format>,
 }
 
-/// Arguments of `cat`.
+/// What `cat` and `tail` have in common.
 #[derive(clap::Args, Debug)]
-pub struct CatArgs {
-    /// Name of a channel, the path of its directory, or that of a journal
-    channel: ChannelArg,
+pub struct ShowArgs {
+    #[command(flatten)]
+    filter: filter::FilterArgs,
     /// Form of the output; raw prints what was captured (stdout and stderr) and nothing else
     /// [default: text; for a sink of run: raw]
     #[arg(long, value_enum)]
     format: Option<Format>,
+    /// As --format json: an object a line
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    color: ColorWhen,
+    /// Do not start a pager on a terminal
+    #[arg(long)]
+    no_pager: bool,
+}
+
+/// When text has colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Arguments of `cat`.
+#[derive(clap::Args, Debug)]
+pub struct CatArgs {
+    /// Names of channels, paths of their directories, or of journals
+    #[arg(required = true)]
+    channel: Vec<ChannelArg>,
     /// Begin where the sink NAME stopped (`drain` and `run` print it when one lags)
     #[arg(long, value_name = "NAME")]
     from_sink: Option<String>,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+/// Arguments of `tail`.
+#[derive(clap::Args, Debug)]
+pub struct TailArgs {
+    /// Names of channels, paths of their directories, or of journals
+    #[arg(required = true)]
+    channel: Vec<ChannelArg>,
+    /// Go on with what comes, until it is interrupted
+    #[arg(short, long)]
+    follow: bool,
+    /// How many lines of what is there
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    lines: usize,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Arguments of `stat`.
@@ -352,6 +437,35 @@ pub struct RmArgs {
     /// Leave the journal
     #[arg(long)]
     keep_journal: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(clap::Args, Debug)]
+pub struct DoctorArgs {}
+
+/// Arguments of `service`.
+#[derive(clap::Args, Debug)]
+pub struct ServiceArgs {
+    /// The processor that the drain is pinned to
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..1024))]
+    cpu: Option<u32>,
+}
+
+/// Arguments of `man`.
+#[derive(clap::Args, Debug)]
+pub struct ManArgs {
+    /// A command; without one the page of spillring itself
+    command: Option<String>,
+    /// Write the pages of all commands into DIR
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    dir: Option<PathBuf>,
+}
+
+/// Arguments of `completions`.
+#[derive(clap::Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    shell: clap_complete::Shell,
 }
 
 /// What `inspect` shows.
@@ -389,6 +503,14 @@ fn print_line(line: &str) {
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
+fn doctor(settings: &Settings) -> spillring::Result<Exit> {
+    let checks = Machine::this().checks(settings);
+    let text: String = checks.iter().map(|c| format!("{c}\n")).collect();
+    let done = std::io::stdout().write_all(text.as_bytes());
+    done.map_err(|e| Error::os("writing to stdout", e))?;
+    Ok(if any_bad(&checks) { Exit::Failed } else { Exit::Done })
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -401,6 +523,11 @@ pub fn main() -> ExitCode {
     };
     if !matches!(cli.command, Command::Run(_) | Command::KeepRun(_) | Command::Drain(_)) {
         child::restore_sigpipe();
+        // The runtime has put /dev/null there: what is printed would vanish without an error.
+        if !matches!(cli.command, Command::Rm(_)) && child::closed_at_start(1) {
+            say!("stdout is closed, so nothing can be printed: open it (`>FILE`, `>/dev/null`)");
+            return Exit::Failed.into();
+        }
     }
     let (settings, problems) = Settings::from_env();
     // What is wrong with the environment was said by run.
@@ -412,10 +539,15 @@ pub fn main() -> ExitCode {
         Command::KeepRun(args) => return keep::run(&args, settings),
         Command::Drain(args) => drain::run(&args, &settings),
         Command::Cat(args) => cat::run(&args, &settings),
+        Command::Tail(args) => cat::tail(&args, &settings),
         Command::Stat(args) => stat::run(&args, &settings),
         Command::Ls(args) => ls::run(&args, &settings),
         Command::Rm(args) => rm::run(&args, &settings),
         Command::Inspect(what) => inspect::run(&what, &settings),
+        Command::Doctor(_) => doctor(&settings),
+        Command::Service(args) => pages::service(&args),
+        Command::Man(args) => pages::man(&args, Cli::command()),
+        Command::Completions(args) => pages::completions(&args, Cli::command()),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -429,7 +561,6 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

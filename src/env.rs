@@ -56,6 +56,12 @@ variables! {
         "shared memory of each thread that logs";
     LANES "number", "64", "1 to 256",
         "threads of a process that may have a lane; others share one";
+    LOCK "choice", "no", "no, yes",
+        "lock the shared memory in RAM (mlock), so that no call waits for swapped pages; needs ulimit -l";
+    HUGE "choice", "no", "no, yes",
+        "ask for huge pages (madvise); needs a tmpfs mounted with huge=advise, within_size or always";
+    PREFAULT "choice", "no", "no, yes",
+        "allocate and map the memory of all lanes at init, so that no later call meets a page fault";
     OVERFLOW "policy", "spill", "spill, drop-newest, block:TIME (1us to 60s)",
         "what becomes of a record when the shared memory is full";
     SPILL_QUOTA "bytes", "a quarter of the free tmpfs or of what the memory cgroup has left, the lesser",
@@ -170,6 +176,12 @@ pub struct Settings {
     pub lane_bytes: u64,
     /// Lanes of a process.
     pub lanes: u32,
+    /// The shared memory is locked in RAM.
+    pub lock: bool,
+    /// Huge pages are asked for.
+    pub huge: bool,
+    /// The memory of all lanes is allocated and mapped at init.
+    pub prefault: bool,
     /// What happens when the shared memory is full.
     pub overflow: Overflow,
     /// Bytes that spill files may take; `None`: see [`Settings::spill_quota_for`].
@@ -302,6 +314,29 @@ pub fn lane_bytes(s: &str) -> Parsed<u64> {
 /// Number of lanes.
 pub fn lanes(s: &str) -> Parsed<u32> {
     s.trim().parse().ok().filter(|n| (1..=MAX_LANES).contains(n)).ok_or(bound(name::LANES))
+}
+
+fn choice(s: &str, variable: &'static str) -> Parsed<bool> {
+    match s.trim() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(bound(variable)),
+    }
+}
+
+/// Whether the shared memory is locked in RAM.
+pub fn lock(s: &str) -> Parsed<bool> {
+    choice(s, name::LOCK)
+}
+
+/// Whether huge pages are asked for.
+pub fn huge(s: &str) -> Parsed<bool> {
+    choice(s, name::HUGE)
+}
+
+/// Whether all lanes are allocated and mapped at init.
+pub fn prefault(s: &str) -> Parsed<bool> {
+    choice(s, name::PREFAULT)
 }
 
 /// Overflow policy.
@@ -538,6 +573,9 @@ impl Settings {
             channel: read.value(name::CHANNEL, channel_name, "default".to_string()),
             lane_bytes: read.value(name::LANE, lane_bytes, 256 << 10),
             lanes: read.value(name::LANES, lanes, 64),
+            lock: read.value(name::LOCK, lock, false),
+            huge: read.value(name::HUGE, huge, false),
+            prefault: read.value(name::PREFAULT, prefault, false),
             overflow: read.value(name::OVERFLOW, overflow, Overflow::Spill),
             spill_quota: read.value(name::SPILL_QUOTA, |s| spill_quota(s).map(Some), None),
             level: read.value(name::LEVEL, level, Level::Info.into()),
@@ -736,6 +774,9 @@ mod tests {
             ("SPILLRING_JOURNAL_DIR", "/j"),
             ("SPILLRING_LANE", "1M"),
             ("SPILLRING_LANES", "3"),
+            ("SPILLRING_LOCK", "yes"),
+            ("SPILLRING_HUGE", "yes"),
+            ("SPILLRING_PREFAULT", "yes"),
             ("SPILLRING_OVERFLOW", "block:20ms"),
             ("SPILLRING_SPILL_QUOTA", "512 MiB"),
             ("SPILLRING_LEVEL", "WARN,app::db=trace"),
@@ -764,6 +805,9 @@ mod tests {
                 journal_dir: Some("/j".into()),
                 lane_bytes: 1 << 20,
                 lanes: 3,
+                lock: true,
+                huge: true,
+                prefault: true,
                 overflow: Overflow::Block(20 * MS),
                 spill_quota: Some(512 << 20),
                 level: Filter::from(Level::Warn).with("app::db", Gate::From(Level::Trace)),

@@ -39,6 +39,8 @@ pub mod adapter;
 pub mod channel;
 #[cfg(feature = "drain")]
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod doctor;
 #[cfg(feature = "drain")]
 pub mod drain;
 pub mod env;

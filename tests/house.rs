@@ -48,7 +48,7 @@ const ROWS: &[&[&str]] = &[
     &["layout", "sync", "error"],
     &["record", "lane", "sys", "tls"],
     &["clock", "env", "spill", "merge", "journal", "channel"],
-    &["snapshot", "sink"],
+    &["snapshot", "sink", "doctor"],
     &["ringview", "release"],
     &["writer", "drain"],
     &["site", "main", "cli"],

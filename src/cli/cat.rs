@@ -1,132 +1,104 @@
-//! `spillring cat`: the journal of a channel, oldest record first.
+//! `spillring cat` and `spillring tail`: the journals of channels, oldest record first.
 
-use super::{CatArgs, Exit, Format};
+use super::filter::Filter;
+use super::place::ChannelArg;
+use super::read::{Merged, View};
+use super::screen::{FULL, Screen, Wish};
+use super::{CatArgs, Exit, Format, ShowArgs, TailArgs};
 use spillring::env::Settings;
-use spillring::journal::{DirSource, Entry, Item, Reader, Source, kind};
-use spillring::layout::journal::{SEG_HEADER, batch};
-use spillring::sink::{Cursor, Formatter, Raw, Text};
+use spillring::journal::{DirSource, Entry, Reader, kind};
+use spillring::sink::{Cursor, Formatter, Json, Raw, Text};
+use spillring::sys::child::{Polled, poll};
 use spillring::{Code, Error, Result};
-use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Runs it.
+/// How often `tail -f` looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// Bytes of text beyond which `tail` drops what is not among the last lines.
+const KEPT: usize = 1 << 20;
+
+/// Runs `cat`.
 pub fn run(args: &CatArgs, settings: &Settings) -> Result<Exit> {
-    let dir = args.channel.journal(settings)?;
-    let mut printer = Printer {
-        out: Out { to: std::io::stdout().lock(), buf: Vec::new(), skip: 0 },
-        args,
-        formatter: Box::new(Text::new()),
-        wanted: Wanted::All,
-        next: 0,
-        damaged: false,
-    };
+    let dirs = places(&args.channel, settings)?;
+    if args.from_sink.is_some() && dirs.len() > 1 {
+        let text = "--from-sink is of one channel: name one";
+        return Err(Error::new(Code::BadValue, text));
+    }
     // What run prints is raw, one sink a stream.
     let by_default = match args.from_sink.as_deref() {
         Some("stdout" | "stderr") => Format::Raw,
         _ => Format::Text,
     };
-    let raw = args.format.unwrap_or(by_default) == Format::Raw;
-    if raw {
-        printer.formatter = Box::new(Raw::new(false));
-        printer.wanted = Wanted::Captured;
+    let mut printer = Printer::new(&args.show, by_default, true);
+    let mut readers = Vec::new();
+    for (name, dir) in dirs {
+        let reader = match (&args.from_sink, args.show.filter.since) {
+            (Some(sink), _) => printer.from_sink(sink, &dir)?,
+            (None, Some(since)) => Reader::since(DirSource::open(&dir)?, since)?,
+            (None, None) => Reader::open(&dir)?,
+        };
+        readers.push((name, reader));
     }
-    let reader = match &args.from_sink {
-        None => Reader::open(&dir)?,
-        Some(sink) => {
-            let cursor = Cursor::load(&dir, sink)?.ok_or_else(|| {
-                Error::new(
-                    Code::BadValue,
-                    format!(
-                        "no sink {sink} has ever delivered from {}: leave out --from-sink",
-                        dir.display()
-                    ),
-                )
-            })?;
-            // A sink of stdout takes all where there is none of stderr beside it.
-            let both = Cursor::load(&dir, "stderr")?.is_some();
-            match sink.as_str() {
-                "stdout" if raw && both => printer.wanted = Wanted::Stdout,
-                "stderr" if raw => printer.wanted = Wanted::AllButStdout,
-                _ => {}
-            }
-            printer.formatter.restore(&cursor.held);
-            printer.next = cursor.next;
-            printer.out.skip = cursor.skip;
-            Reader::at(DirSource::open(&dir)?, &cursor.position)?
+    let mut merged = Merged::new(readers)?;
+    let mut filter = Filter::new(&args.show.filter);
+    printer.all(&mut merged, &mut filter)?;
+    printer.end(&filter, true)
+}
+
+/// Runs `tail`.
+pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
+    let dirs = places(&args.channel, settings)?;
+    let mut printer = Printer::new(&args.show, Format::Text, !args.follow);
+    let mut filter = Filter::new(&args.show.filter);
+    // From further and further back, until there are enough lines: one more, so that the first one is whole.
+    let mut back = args.lines as u64 + 1;
+    let mut merged = loop {
+        let mut readers = Vec::new();
+        for (name, dir) in &dirs {
+            readers.push((name.clone(), Reader::tail(DirSource::open(dir)?, back)?));
         }
+        let mut merged = Merged::new(readers)?;
+        printer.last = Some(Last { lines: args.lines, dropped: false, said: Vec::new() });
+        if args.follow {
+            merged.run(&mut filter, &mut printer)?;
+            printer.settle(&mut filter, None)?;
+        } else {
+            printer.all(&mut merged, &mut filter)?;
+        }
+        printer.cut();
+        if printer.last.as_ref().is_some_and(|l| l.dropped) || merged.whole() {
+            break merged;
+        }
+        back = back.saturating_mul(8);
+        printer.again();
+        filter = Filter::new(&args.show.filter);
     };
-    each(reader, &mut printer)?;
-    printer.out.flush()?;
-    Ok(if printer.damaged { Exit::Damaged } else { Exit::Done })
-}
-
-/// Who is told what a journal holds.
-pub trait Visitor {
-    /// The next item.
-    fn item(&mut self, item: Item<'_>) -> Result<()>;
-    /// After the last one: bytes at the end of the newest segment that are no whole batch.
-    fn torn(&mut self, segment: &str, offset: u64, bytes: u64);
-    /// The end.
-    fn done(&mut self) -> Result<()>;
-}
-
-/// Shows everything that `reader` finds now to `visitor`.
-pub fn each(mut reader: Reader<DirSource>, visitor: &mut impl Visitor) -> Result<()> {
-    let mut waited = 0;
+    let whole = merged.whole();
+    for (what, damaged) in printer.last.take().map(|l| l.said).unwrap_or_default() {
+        printer.say(what, damaged)?;
+    }
+    if !args.follow {
+        return printer.end(&filter, whole);
+    }
+    printer.screen.flush()?;
     loop {
-        while let Some(item) = reader.next_batch()? {
-            visitor.item(item)?;
+        // A reader that goes away is noticed also while nothing is printed.
+        let mut out = [Polled::reader_of(std::io::stdout().as_raw_fd())];
+        poll(&mut out, Some(LOOK)).map_err(|e| Error::os("waiting", e.into()))?;
+        if out[0].broken {
+            return Ok(Exit::Done);
         }
-        match torn(&reader)? {
-            // A batch that is being written looks the same: look again.
-            Some(_) if waited < 5 => {
-                waited += 1;
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
-            Some((segment, offset, bytes)) => {
-                visitor.torn(&segment, offset, bytes);
-                break;
-            }
-            None => break,
-        }
+        merged.run(&mut filter, &mut printer)?;
+        printer.settle(&mut filter, Some(spillring::sys::time::monotonic_ns() / 1_000_000))?;
+        printer.screen.flush()?;
     }
-    visitor.done()
 }
 
-/// Bytes behind the last batch of the segment that was read last.
-fn torn(reader: &Reader<DirSource>) -> Result<Option<(String, u64, u64)>> {
-    let Some(p) = reader.position() else { return Ok(None) };
-    let name = p.segment.to_string();
-    let source = reader.source();
-    let err = |e| Error::os(format!("reading {}/{name}", source.place()), e);
-    let end = if p.offset == 0 {
-        SEG_HEADER
-    } else {
-        let mut len = [0; 4];
-        source.read_at(&name, p.offset + batch::B_LEN, &mut len).map_err(err)?;
-        p.offset + u64::from(u32::from_le_bytes(len))
-    };
-    let behind = source.len(&name).map_err(err)?.saturating_sub(end);
-    Ok((behind > 0).then_some((name, end, behind)))
-}
-
-/// Buffered output whose errors are ours: a full disk is said, and ends it.
-struct Out<W> {
-    to: W,
-    buf: Vec<u8>,
-    /// Bytes that the sink has delivered already.
-    skip: u64,
-}
-
-const FULL: usize = 64 << 10;
-
-impl<W: Write> Out<W> {
-    fn flush(&mut self) -> Result<()> {
-        let skipped = self.buf.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-        self.skip -= skipped as u64;
-        let done = self.to.write_all(&self.buf[skipped..]).and_then(|()| self.to.flush());
-        self.buf.clear();
-        done.map_err(|e| Error::os("writing to stdout", e))
-    }
+/// The journals of channels, each with the channel's name.
+fn places(channels: &[ChannelArg], settings: &Settings) -> Result<Vec<(String, PathBuf)>> {
+    channels.iter().map(|c| Ok((c.to_string(), c.journal(settings)?))).collect()
 }
 
 /// Which records are printed.
@@ -150,74 +122,162 @@ impl Wanted {
     }
 }
 
-struct Printer<'a, W> {
-    out: Out<W>,
-    args: &'a CatArgs,
+/// Only the last lines are kept, until they are known.
+struct Last {
+    lines: usize,
+    dropped: bool,
+    said: Vec<(String, bool)>,
+}
+
+struct Printer {
+    screen: Screen,
+    format: Format,
     formatter: Box<dyn Formatter>,
     wanted: Wanted,
     /// Records before this one are delivered; they are read for lines that are not finished.
     next: u64,
     damaged: bool,
+    last: Option<Last>,
 }
 
-impl<W: Write> Printer<'_, W> {
-    /// What is said on stderr comes at its place between the records.
-    fn say(&mut self, what: &str) -> Result<()> {
-        self.out.flush()?;
-        say!("{what}");
-        Ok(())
+fn formatter(format: Format) -> Box<dyn Formatter> {
+    match format {
+        Format::Raw => Box::new(Raw::new(false)),
+        Format::Text => Box::new(Text::new()),
+        Format::Json => Box::new(Json::new()),
     }
 }
 
-impl<W: Write> Visitor for Printer<'_, W> {
-    fn item(&mut self, item: Item<'_>) -> Result<()> {
-        match item {
-            Item::Batch(batch) => {
-                for e in batch.entries().filter(|e| self.wanted.wants(e)) {
-                    if e.record_no < self.next {
-                        self.formatter.hold_again(&e);
-                        continue;
-                    }
-                    self.formatter.entry(&e, &mut self.out.buf);
-                    if self.out.buf.len() >= FULL {
-                        self.out.flush()?;
-                    }
-                }
-                Ok(())
-            }
-            Item::Missed { records } => {
-                self.say(&format!("{records} records were deleted by retention while they were read"))
-            }
-            Item::Damaged { segment, offset, bytes, records } => {
-                self.damaged = true;
-                self.say(&format!(
-                    "{} is damaged: {bytes} bytes at {offset}, {records} records are missing; \
-                     what is behind them follows [E{:02}]",
-                    self.args.channel_file(&segment.to_string()),
-                    Code::Damaged as i32
-                ))
-            }
+impl Printer {
+    fn new(args: &ShowArgs, by_default: Format, pager: bool) -> Printer {
+        let format = if args.json { Format::Json } else { args.format.unwrap_or(by_default) };
+        let wish = Wish {
+            color: args.color,
+            pager: pager && !args.no_pager && format != Format::Raw,
+            text: format == Format::Text,
+        };
+        Printer {
+            screen: Screen::new(&wish),
+            format,
+            formatter: formatter(format),
+            wanted: if format == Format::Raw { Wanted::Captured } else { Wanted::All },
+            next: 0,
+            damaged: false,
+            last: None,
         }
     }
 
-    fn torn(&mut self, segment: &str, offset: u64, bytes: u64) {
-        self.damaged = true;
-        let _ = self.say(&format!(
-            "{} has a torn tail: {bytes} bytes at {offset} are no whole batch (the writer died or is \
-             stopped; the next drain goes on before them) [E{:02}]",
-            self.args.channel_file(segment),
-            Code::Damaged as i32
-        ));
+    /// Begins anew, with nothing printed yet.
+    fn again(&mut self) {
+        self.screen.buf.clear();
+        self.formatter = formatter(self.format);
     }
 
-    fn done(&mut self) -> Result<()> {
-        self.formatter.finish(&mut self.out.buf);
+    /// A reader where a sink stopped.
+    fn from_sink(&mut self, sink: &str, dir: &Path) -> Result<Reader<DirSource>> {
+        let cursor = Cursor::load(dir, sink)?.ok_or_else(|| {
+            let text = "leave out --from-sink";
+            let dir = dir.display();
+            Error::new(Code::BadValue, format!("no sink {sink} has ever delivered from {dir}: {text}"))
+        })?;
+        // A sink of stdout takes all where there is none of stderr beside it.
+        let both = Cursor::load(dir, "stderr")?.is_some();
+        let raw = self.format == Format::Raw;
+        match sink {
+            "stdout" if raw && both => self.wanted = Wanted::Stdout,
+            "stderr" if raw => self.wanted = Wanted::AllButStdout,
+            _ => {}
+        }
+        self.formatter.restore(&cursor.held);
+        self.next = cursor.next;
+        self.screen.skip = cursor.skip;
+        Reader::at(DirSource::open(dir)?, &cursor.position)
+    }
+
+    /// Everything that is there now, to the end.
+    fn all(&mut self, merged: &mut Merged, filter: &mut Filter<'_>) -> Result<()> {
+        let mut waited = 0;
+        loop {
+            merged.run(filter, self)?;
+            // A batch that is being written looks torn: look again.
+            if !merged.torn(waited, self)? {
+                break;
+            }
+            waited += 1;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.settle(filter, None)?;
+        self.formatter.finish(&mut self.screen.buf);
         Ok(())
+    }
+
+    fn settle(&mut self, filter: &mut Filter<'_>, now_ms: Option<u64>) -> Result<()> {
+        let mut done = Ok(());
+        filter.settle(now_ms, &mut |e| {
+            if done.is_ok() {
+                done = self.entry(e);
+            }
+        });
+        self.formatter.settle(now_ms, &mut self.screen.buf);
+        done
+    }
+
+    /// Leaves the last lines.
+    fn cut(&mut self) {
+        let Some(last) = &mut self.last else { return };
+        let buf = &mut self.screen.buf;
+        // The newline at the end ends the last line, and begins none.
+        let end = buf.len() - usize::from(buf.ends_with(b"\n"));
+        let mut ends = buf[..end].iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(i, _)| i);
+        let cut = match last.lines.checked_sub(1) {
+            None => Some(buf.len()),
+            Some(n) => ends.nth(n).map(|i| i + 1),
+        };
+        if let Some(cut) = cut.filter(|&n| n > 0) {
+            buf.drain(..cut);
+            last.dropped = true;
+        }
+    }
+
+    fn end(self, filter: &Filter<'_>, whole: bool) -> Result<Exit> {
+        let damaged = self.damaged;
+        self.screen.finish()?;
+        // Only where all was read: further back there may be some.
+        if let Some(e) = filter.unknown_fields().filter(|_| whole) {
+            return Err(e);
+        }
+        Ok(if damaged { Exit::Damaged } else { Exit::Done })
     }
 }
 
-impl CatArgs {
-    fn channel_file(&self, segment: &str) -> String {
-        format!("{segment} of {}", self.channel)
+impl View for Printer {
+    fn entry(&mut self, e: &Entry<'_>) -> Result<()> {
+        if !self.wanted.wants(e) {
+            return Ok(());
+        }
+        if e.record_no < self.next {
+            self.formatter.hold_again(e);
+            return Ok(());
+        }
+        self.formatter.entry(e, &mut self.screen.buf);
+        match &self.last {
+            Some(_) if self.screen.buf.len() >= KEPT => self.cut(),
+            None if self.screen.buf.len() >= FULL => self.screen.flush()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, what: String, damaged: bool) -> Result<()> {
+        if let Some(last) = &mut self.last {
+            last.said.push((what, damaged));
+            return Ok(());
+        }
+        self.damaged |= damaged;
+        self.screen.say(what)
+    }
+
+    fn progress(&mut self, done: u64, of: u64) {
+        self.screen.progress(done, of);
     }
 }

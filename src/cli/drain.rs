@@ -1,7 +1,7 @@
 //! `spillring drain`: serves a channel until it is told to stop.
 
 use super::engine::{Begin, Engine, Plan, Summary, to_file};
-use super::{DrainArgs, Exit};
+use super::{DrainArgs, Exit, notify};
 use spillring::env::Settings;
 use spillring::sys::child;
 use spillring::{Error, Result};
@@ -29,13 +29,17 @@ pub fn run(args: &DrainArgs, settings: &Settings) -> Result<Exit> {
         // The other thread waits for signals: this is one.
         let _ = child::kill(std::process::id(), libc::SIGCHLD);
     })?;
+    notify::tell("READY=1");
     let done: Result<Summary> = loop {
         let signal = child::wait(&signals, Duration::from_secs(3600));
         if let Ok(done) = end.try_recv() {
             break done;
         }
         match signal.map(|s| s.signal) {
-            Some(libc::SIGTERM | libc::SIGINT) => engine.stop(),
+            Some(libc::SIGTERM | libc::SIGINT) => {
+                notify::tell("STOPPING=1");
+                engine.stop();
+            }
             Some(libc::SIGHUP) => engine.reopen(),
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! `spillring inspect`: what is in the files.
 
-use super::cat::{Visitor, each};
 use super::place;
+use super::read::{Visitor, each};
 use super::{Exit, InspectCommand};
 use spillring::channel::{Channel, Kind, Stem};
 use spillring::env::Settings;

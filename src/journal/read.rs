@@ -467,14 +467,8 @@ impl<S: Source> Reader<S> {
             while let Some(x) = h {
                 let want = *want.get_or_insert(x.end_record().saturating_sub(records));
                 if x.first_record <= want {
-                    r.enter(segment.clone())?;
-                    r.load_tables(x.prev_tables)?;
-                    r.expected = Some(x.first_record);
                     r.skip_below = want;
-                    r.gaps.clear();
-                    if let Some(at) = &mut r.at {
-                        at.next = x.offset;
-                    }
+                    r.start_with(segment, &x)?;
                     return Ok(r);
                 }
                 // The chain, or if it is broken, a search.
@@ -489,6 +483,61 @@ impl<S: Source> Reader<S> {
         }
         r.skip_below = want.unwrap_or(0);
         Ok(r)
+    }
+
+    /// From the first batch on that may hold a record of `utc_ns` (since the epoch) or later: no record before it
+    /// is as late. Reads headers only of what is behind that place.
+    pub fn since(source: S, utc_ns: i64) -> Result<Self> {
+        let mut r = Reader::new(source);
+        // The earliest batch found so far that ends late enough, and where to go on when there is none.
+        let mut first: Option<(Segment, BatchHeader)> = None;
+        let mut end: Option<(Segment, BatchHeader)> = None;
+        'segments: for segment in r.list()?.iter().rev() {
+            let name = segment.to_string();
+            let place = r.source.place();
+            let os = |e| Error::os(format!("read {place}/{name}"), e);
+            let Some(opened) = r.opened(segment)? else { continue };
+            let len = r.source.len(&name).map_err(os)?;
+            let mut h = find_backward(&r.source, &name, opened.key, len, len, &mut r.buf).map_err(os)?;
+            while let Some(x) = h {
+                end.get_or_insert_with(|| (segment.clone(), x));
+                if x.last_time < utc_ns {
+                    break 'segments;
+                }
+                first = Some((segment.clone(), x));
+                h = match header_at(&r.source, &name, opened.key, x.prev).map_err(os)? {
+                    Some(prev) if x.prev != 0 => Some(prev),
+                    _ if x.offset <= l::SEG_HEADER => None,
+                    _ => {
+                        find_backward(&r.source, &name, opened.key, x.offset, len, &mut r.buf).map_err(os)?
+                    }
+                };
+            }
+        }
+        match (first, end) {
+            (Some((segment, h)), _) => {
+                r.skip_below = h.first_record;
+                r.start_with(&segment, &h)?;
+            }
+            (None, Some((segment, h))) => {
+                r.skip_below = h.end_record();
+                r.start_with(&segment, &h)?;
+            }
+            (None, None) => {}
+        }
+        Ok(r)
+    }
+
+    /// Goes to a batch.
+    fn start_with(&mut self, segment: &Segment, h: &BatchHeader) -> Result<()> {
+        self.enter(segment.clone())?;
+        self.load_tables(h.prev_tables)?;
+        self.expected = Some(h.first_record);
+        self.gaps.clear();
+        if let Some(at) = &mut self.at {
+            at.next = h.offset;
+        }
+        Ok(())
     }
 
     /// The journal, once a segment of it was read.

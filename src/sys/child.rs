@@ -51,6 +51,11 @@ pub fn closed_at_start(fd: i32) -> bool {
     WAS_CLOSED.load(Relaxed) & 1 << fd != 0
 }
 
+/// Ignores SIGINT from now on: for as long as a pager shows what is printed, which takes it.
+pub fn ignore_interrupts() {
+    set_ignored(libc::SIGINT, true);
+}
+
 /// Gives SIGPIPE the disposition that this program was started with: for commands that print, and that
 /// should end like any other when nobody reads on.
 pub fn restore_sigpipe() {

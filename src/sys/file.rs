@@ -556,6 +556,15 @@ pub fn set_append(fd: i32) -> Result<(), Errno> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_APPEND) }).map(drop)
 }
 
+/// Rows of the terminal behind a descriptor; `None`: it is none.
+pub fn terminal_rows(fd: i32) -> Option<u16> {
+    let mut size = MaybeUninit::<libc::winsize>::uninit();
+    // SAFETY: `size` is for the kernel to write, and read after success.
+    unsafe {
+        (libc::ioctl(fd, libc::TIOCGWINSZ, size.as_mut_ptr()) == 0).then(|| size.assume_init_ref().ws_row)
+    }
+}
+
 /// The pid of the process that stands in the way of [`lock_exclusive`] (0: in another pid namespace).
 pub fn lock_holder(fd: i32) -> Option<u32> {
     let mut lock = whole_file();

@@ -138,6 +138,27 @@ impl Map {
         }
     }
 
+    /// Asks for huge pages from now on (MADV_HUGEPAGE); a tmpfs gives them where its mount allows it.
+    ///
+    /// # Errors
+    /// EINVAL: a kernel without them.
+    pub fn advise_huge(&self) -> Result<(), Errno> {
+        // SAFETY: the whole of this mapping; advice changes no content.
+        check(unsafe { libc::madvise(self.addr.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) }).map(drop)
+    }
+
+    /// Locks the pages of a range in RAM, and allocates those that are not there.
+    ///
+    /// # Errors
+    /// ENOMEM, EPERM: more than RLIMIT_MEMLOCK allows; ENOSPC when the file system is full.
+    pub fn lock(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let (addr, len) = self.pages(offset, len)?;
+        // First: where there is no room this is an error, and in `mlock` it would be a signal or another error.
+        self.populate(offset & !(page_size() - 1), len as u64)?;
+        // SAFETY: the range lies in this mapping; locking changes no content.
+        check(unsafe { libc::mlock(addr.cast(), len) }).map(drop)
+    }
+
     /// Gives the pages of a range back to the file system; it reads as zeros.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let (addr, len) = self.pages(offset, len)?;

@@ -10,8 +10,19 @@ use super::{Errno, FixedPath};
 /// above it; `None` without a limit (or without a way to know). File cache that the kernel would drop
 /// first counts as free.
 pub fn memory_room() -> Option<u64> {
+    memory_room_below(b"")
+}
+
+/// The same of the machine whose files are below `root`.
+pub fn memory_room_below(root: &[u8]) -> Option<u64> {
+    let root = root.strip_suffix(b"/").unwrap_or(root);
+    let below = |path: &[u8]| {
+        let mut p = FixedPath::from_bytes(root)?;
+        p.push(path)?;
+        Ok::<_, Errno>(p)
+    };
     let (mut v1, mut v2) = (None, None);
-    for_each_line(c"/proc/self/cgroup", |line| {
+    for_each_line(below(b"/proc/self/cgroup").ok()?.as_c(), |line| {
         let mut parts = line.splitn(3, |&b| b == b':');
         let (_, controllers, path) = (parts.next(), parts.next(), parts.next());
         if let (Some(controllers), Some(path)) = (controllers, path) {
@@ -29,7 +40,7 @@ pub fn memory_room() -> Option<u64> {
         (None, Some(p)) => (&b"/sys/fs/cgroup"[..], p, &V2),
         (None, None) => return None,
     };
-    walk(base, path.as_bytes(), names).ok()?
+    walk(below(base).ok()?.as_bytes(), path.as_bytes(), names).ok()?
 }
 
 struct Names {

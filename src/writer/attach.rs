@@ -38,6 +38,19 @@ pub(super) struct Config {
     pub clock: u32,
     /// Calls wake a drain that parks.
     pub wakes: bool,
+    /// How the ring's memory is held.
+    pub memory: Memory,
+}
+
+/// How the ring's memory is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Locked in RAM.
+    pub lock: bool,
+    /// In huge pages, where there are any.
+    pub huge: bool,
+    /// All of it from the start.
+    pub prefault: bool,
 }
 
 /// The ring of this process, in a page of its own: a forked child's ring gets another page, so that a
@@ -61,6 +74,12 @@ pub(super) struct Ring {
     pub lane_bytes: u64,
     /// Lanes were prepared: claims make no system call.
     pub prepared: AtomicU32,
+    /// Lanes are locked when they are claimed.
+    pub lock: bool,
+    /// The memory of all lanes is there.
+    pub prefaulted: bool,
+    /// errno of what was asked for the memory and could not be had, 0 = none: locking, huge pages, prefault.
+    pub refused: [AtomicI32; 3],
 }
 
 impl Ring {
@@ -341,6 +360,7 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
             return Err(e);
         }
     };
+    let (prefaulted, refused) = hold_memory(&files, config.memory);
     let spill_limit = sys::file::file_size_limit().min(i64::MAX as u64);
     let geometry = files.geometry;
     let ring = Ring {
@@ -354,6 +374,9 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         policy: config.policy,
         lane_bytes: config.lane_bytes.min(geometry.lane_stride),
         prepared: AtomicU32::new(0),
+        lock: config.memory.lock,
+        prefaulted,
+        refused: refused.map(AtomicI32::new),
         base: files.ring.addr(),
         ack: files.ack.addr(),
         files,
@@ -385,6 +408,32 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         unsafe { libc::munmap(page.cast(), size_of::<Ring>()) };
     }
     Ok(())
+}
+
+/// Does for a new ring's memory what the settings ask for. Nothing of it is needed to log: what cannot be had is
+/// noted. Answers whether all lanes are there, and the errnos of locking, huge pages and prefault.
+fn hold_memory(files: &ProducerFiles, memory: Memory) -> (bool, [i32; 3]) {
+    let errno = |r: Result<(), Errno>| r.map_or_else(|e| e.0, |()| 0);
+    let (map, g) = (&files.ring, &files.geometry);
+    let mut refused = [0; 3];
+    if memory.huge {
+        // Before the lanes are allocated: they are what may lie in huge pages.
+        refused[1] = errno(map.advise_huge());
+    }
+    if memory.prefault {
+        // At its limit a memory cgroup kills whoever allocates: leave half of what there is.
+        let len = g.file_len();
+        let fits = sys::room::memory_room().is_none_or(|room| len <= room / 2);
+        refused[2] = if fits { errno(map.populate(0, len)) } else { libc::ENOMEM };
+        if refused[2] != 0 {
+            let _ = map.discard(g.lane_data(0), len - g.lane_data(0));
+        }
+    }
+    let prefaulted = memory.prefault && refused[2] == 0;
+    if memory.lock {
+        refused[0] = errno(map.lock(0, if prefaulted { g.file_len() } else { g.lane_data(0) }));
+    }
+    (prefaulted, refused)
 }
 
 fn wiped_word() -> Result<&'static AtomicU64, Errno> {

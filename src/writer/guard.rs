@@ -1,9 +1,9 @@
 //! The life of a program's logging: `init`, `flush`, and the guard between them.
 
-use super::attach::{self, CLOCK_MONOTONIC, CLOCK_TICK, CLOCK_TSC, Config};
+use super::attach::{self, CLOCK_MONOTONIC, CLOCK_TICK, CLOCK_TSC, Config, Memory};
 use super::sinks;
 use crate::channel::{Channel, Role};
-use crate::env::{Clock, Idle, Problem, Settings};
+use crate::env::{Clock, Idle, Problem, Settings, name};
 use crate::error::{Code, Error, Result};
 use crate::lane::shared;
 use crate::lane::thread::written_count;
@@ -26,7 +26,7 @@ impl Guard {
     pub const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
     pub(crate) fn with_problems(mut self, problems: Vec<Problem>) -> Guard {
-        self.problems = problems;
+        self.problems.splice(0..0, problems);
         self
     }
 
@@ -102,6 +102,7 @@ pub fn init_with(settings: &Settings) -> Result<Guard> {
                 spill_quota: settings.spill_quota,
                 clock,
                 wakes: settings.idle == Idle::Park,
+                memory: Memory { lock: settings.lock, huge: settings.huge, prefault: settings.prefault },
             },
             ctl.leak().as_ptr(),
         );
@@ -112,7 +113,32 @@ pub fn init_with(settings: &Settings) -> Result<Guard> {
             None => Error::os("attaching", e.errno.into()),
         })?;
     }
-    Ok(Guard { problems: Vec::new() })
+    let problems = refused_memory();
+    for p in &problems {
+        eprintln!("spillring: {p}");
+    }
+    Ok(Guard { problems })
+}
+
+/// What was asked for this ring's memory and could not be had.
+fn refused_memory() -> Vec<Problem> {
+    let Some(ring) = attach::usable() else { return Vec::new() };
+    let what = [
+        (name::LOCK, "the shared memory is not locked in RAM", "raise the limit (ulimit -l, LimitMEMLOCK=)"),
+        (name::HUGE, "there are no huge pages for the shared memory", "mount the tmpfs with huge=advise"),
+        (
+            name::PREFAULT,
+            "the lanes are not allocated at once but when they are needed",
+            "make room in the shared memory, or take fewer or smaller lanes",
+        ),
+    ];
+    let refused = ring.refused.iter().map(|e| e.load(Relaxed)).zip(what).filter(|(e, _)| *e != 0);
+    refused
+        .map(|(e, (variable, what, remedy))| Problem {
+            variable,
+            message: format!("{variable}=yes: {what} ({}): {remedy}", sys::Errno(e)),
+        })
+        .collect()
 }
 
 /// Waits until every record whose call had returned, on any thread of this process, is in the journal.

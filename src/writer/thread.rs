@@ -253,12 +253,21 @@ fn slot_is_gone(ring: &Ring, owner: u64, also_by_start: bool) -> bool {
 
 /// Allocates and maps a new lane's pages: the size asked for, else smaller.
 fn populate(ring: &Ring, i: u32) -> Option<u64> {
+    if ring.prefaulted {
+        return Some(ring.lane_bytes);
+    }
     // At its limit a memory cgroup kills whoever allocates: leave some room.
     let room = sys::room::memory_room().unwrap_or(u64::MAX) / 4;
     let mut size = ring.lane_bytes;
     while size >= MIN_LANE.max(16 << 10).min(ring.lane_bytes) {
         let at = ring.geometry.lane_data(i);
         if size <= room && ring.files.ring.populate(at, size).is_ok() {
+            if ring.lock
+                && let Err(e) = ring.files.ring.lock(at, size)
+            {
+                // It is a lane all the same; `init` has told of the first one that could not be locked.
+                ring.refused[0].store(e.0, Relaxed);
+            }
             return Some(size);
         }
         let _ = ring.files.ring.discard(at, size);
