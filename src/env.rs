@@ -521,6 +521,12 @@ impl Settings {
         Settings::read(|name| std::env::var_os(name))
     }
 
+    /// The same, with values of the program's own: what `first` answers for a name goes before the
+    /// environment, and is checked as strictly.
+    pub fn from_env_with(first: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<Problem>) {
+        Settings::read(|name| first(name).or_else(|| std::env::var_os(name)))
+    }
+
     /// The same for any environment, of this process's user on this machine.
     pub fn read(get: impl Fn(&str) -> Option<OsString>) -> (Settings, Vec<Problem>) {
         let mut s = Settings::from(get, sys::process::Facts::read().uid);

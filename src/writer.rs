@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 mod attach;
+mod foreign;
 mod fork;
 mod guard;
 mod quota;
@@ -15,10 +16,11 @@ mod thread;
 mod time;
 
 pub use attach::{Status, attached, status};
+pub use foreign::{Reservation, ReserveError, log_payload, now, reserve};
 #[cfg(feature = "log")]
 pub(crate) use guard::settle;
-pub use guard::{Guard, flush, flush_sinks, init, init_with};
-pub use thread::{may_wait, prepare, thread_reset};
+pub use guard::{Guard, drain_present, flush, flush_sinks, init, init_with};
+pub use thread::{may_wait, prepare, thread_prefault, thread_reset};
 pub use time::Time;
 
 use crate::lane::call::{self, Append, Env, Local};

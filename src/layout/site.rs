@@ -40,6 +40,8 @@ pub const HEADER: u64 = 24;
 pub mod style {
     /// That of Rust's `std::fmt`.
     pub const BRACE: u8 = 0;
+    /// That of C's `printf` ([`printf`](crate::record::printf)).
+    pub const PRINTF: u8 = 1;
 }
 
 /// Name of a string argument that holds fields known only when the call was made, one behind the other:

@@ -15,6 +15,8 @@ mod fields;
 mod filter;
 mod format;
 mod level;
+pub mod payload;
+pub mod printf;
 mod render;
 mod site;
 mod text;
@@ -27,6 +29,7 @@ pub use filter::{
 };
 pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8};
 pub use level::{BadLevel, Gate, Level};
+pub use payload::{Payload, SiteId};
 pub use render::CompiledFormat;
 pub use site::{BadSite, Site, SiteFacts};
 pub use text::{MAX_TEXT, TEXT_ROOM, TextRoom, text_in};

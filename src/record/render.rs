@@ -2,6 +2,7 @@
 
 use super::fields::Fields;
 use super::format::{Align, Conv, Count, Parser, Spec, Token, Used};
+use super::printf::PrintfFormat;
 use super::value::{DecodeError, Value, Values};
 use crate::layout::site::{MAX_ARGS, style, ty};
 use std::io::Write;
@@ -30,6 +31,8 @@ enum Shape {
     /// Every argument once, in order, as `{}`: no need to have them all before the first is written.
     Plain,
     Any,
+    /// A format string of C.
+    Printf(PrintfFormat),
     /// What cannot be rendered: `text` is the format string itself, and all arguments follow it.
     Raw(&'static str),
 }
@@ -58,6 +61,8 @@ impl CompiledFormat {
         let own = types.len().saturating_sub(fields);
         let parsed = match style {
             style::BRACE => Self::parse(fmt, &types[..own]),
+            style::PRINTF => PrintfFormat::new(fmt, &types[..own])
+                .map(|f| (Box::default(), Box::default(), Shape::Printf(f))),
             _ => Err("a format string of a later version"),
         };
         let (text, pieces, shape) =
@@ -134,7 +139,7 @@ impl CompiledFormat {
         let start = out.len();
         let result = match self.shape {
             Shape::Plain => self.plain(payload, out),
-            Shape::Any => self.any(payload, out, TEXT_BASE + TEXT_FACTOR * payload.len()),
+            Shape::Any | Shape::Printf(_) => self.any(payload, out, TEXT_BASE + TEXT_FACTOR * payload.len()),
             Shape::Raw(_) => return self.raw(payload, out),
         };
         if result.is_err() {
@@ -172,6 +177,13 @@ impl CompiledFormat {
                 *place = value;
             }
         }
+        const CUT: &[u8] = b" (cut: this format string makes too much of its arguments)";
+        if let Shape::Printf(format) = &self.shape {
+            if !format.render(&args, limit, out) {
+                out.extend_from_slice(CUT);
+            }
+            return Ok(());
+        }
         let count = |count| match count {
             Count::None => None,
             Count::Is(n) => Some(n as usize),
@@ -190,7 +202,7 @@ impl CompiledFormat {
             }
             if out.len() - start > limit {
                 out.truncate(start + limit);
-                out.extend_from_slice(b" (cut: this format string makes too much of its arguments)");
+                out.extend_from_slice(CUT);
                 break;
             }
         }
@@ -198,8 +210,14 @@ impl CompiledFormat {
     }
 
     fn raw(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        match self.shape {
+        match &self.shape {
             Shape::Raw(_) => out.extend_from_slice(self.text.as_bytes()),
+            Shape::Printf(format) => {
+                for (text, arg) in format.pieces() {
+                    out.extend_from_slice(text);
+                    out.extend_from_slice(if arg { b"{}" } else { b"" });
+                }
+            }
             _ => {
                 for piece in &self.pieces {
                     out.extend_from_slice(self.text(piece));

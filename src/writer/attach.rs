@@ -11,7 +11,7 @@ use crate::layout::{
     ctl,
     ring::{self, Geometry, ack, word},
 };
-use crate::record::{Args, Site};
+use crate::record::{Args, Site, SiteFacts, SiteId};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use crate::sys::{self, Errno, process::Facts};
 use core::ptr::null_mut;
@@ -517,11 +517,25 @@ pub(super) fn register<A: Args>(site: &'static Site) -> Option<u32> {
     }
     // A forked child's first call may be here: then its ring comes with the call, and its record
     // carries the entry.
-    let ring = usable()?;
+    usable()?;
     if !site.claim::<A>() {
         return None;
     }
-    let facts = site.facts::<A>();
+    site.set_id(write_entry(&site.facts::<A>())?);
+    Some(site.id::<A>())
+}
+
+/// The same for a site that is described at run time.
+pub(super) fn register_facts(id: &SiteId, facts: &SiteFacts<'_>) -> Option<u32> {
+    if id.get() == 0 {
+        id.set(write_entry(facts)?);
+    }
+    Some(id.get())
+}
+
+/// Writes an entry into the arena, answers its number. None: not attached, or no room.
+fn write_entry(facts: &SiteFacts<'_>) -> Option<u32> {
+    let ring = usable()?;
     let len = facts.encoded_len() as u64;
     let tail = ring.word(word::SITES_TAIL);
     // One xadd: two threads (or a call and a handler) that register one site each write an entry.
@@ -533,9 +547,5 @@ pub(super) fn register<A: Args>(site: &'static Site) -> Option<u32> {
     // SAFETY: these bytes of the arena were handed to this call alone.
     unsafe { facts.put(ring.base.add((ring.geometry.arena_at() + at) as usize)) };
     // A handler may have forked meanwhile: then the entry is not in the ring of this process.
-    if !usable().is_some_and(|now| core::ptr::eq(now, ring)) {
-        return None;
-    }
-    site.set_id((at / 8) as u32 + 1);
-    Some(site.id::<A>())
+    usable().is_some_and(|now| core::ptr::eq(now, ring)).then_some((at / 8) as u32 + 1)
 }

@@ -49,7 +49,8 @@ pub(crate) fn settle() {
     }
 }
 
-fn drain_present() -> bool {
+/// Whether a drain has taken this process's channel. Async-signal-safe.
+pub fn drain_present() -> bool {
     attach::ctl_word(crate::layout::ctl::DRAIN) != 0
 }
 

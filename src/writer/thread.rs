@@ -379,6 +379,23 @@ pub fn thread_reset() {
     block.busy.store(0, Relaxed);
 }
 
+/// Does now what the calling thread's first log call would do: its number, its slot, its lane with its pages.
+/// Answers whether the thread has a lane. False without a ring. Async-signal-safe; enters the kernel.
+pub fn thread_prefault() -> bool {
+    // SAFETY: the running thread's block.
+    let block = unsafe { &*tls::block() };
+    // As a call would.
+    let was = block.busy.swap(1, Relaxed);
+    compiler_fence(SeqCst);
+    let mut has = false;
+    if attach::usable().is_some() && renew(block, was != 0).is_some() {
+        has = !block.lane.load(Relaxed).is_null();
+    }
+    compiler_fence(SeqCst);
+    block.busy.store(was, Relaxed);
+    has
+}
+
 /// Lets the calling thread wait for room, up to the time that the policy `block:<timeout>` gives. The
 /// drain's own threads and nested calls never wait. Without a ring: no effect.
 pub fn may_wait(yes: bool) {

@@ -1,0 +1,57 @@
+//! Sites and arguments that are described at run time: what callers from other languages have.
+#![allow(unsafe_code)] // Payloads are written through raw pointers, into shared memory.
+
+use super::SiteFacts;
+use crate::sync::{AtomicU32, Ordering};
+
+/// The arguments of one call, in the form in which they are stored: see [`crate::layout::site::ty`].
+///
+/// # Safety
+/// [`put`](Payload::put) writes exactly [`len`](Payload::len) bytes from `dst` on, and nothing from the next
+/// multiple of 8 on; `len` is the same each time. [`pieces`](Payload::pieces) gives the same bytes, and what
+/// it gives in pieces of more than 32 bytes stays where it is until the call is over.
+#[allow(clippy::len_without_is_empty)] // of no use
+pub unsafe trait Payload: Copy {
+    /// Bytes of the payload.
+    fn len(&self) -> usize;
+    /// Writes it. Async-signal-safe.
+    ///
+    /// # Safety
+    /// `dst` is a multiple of 8 and valid for writes of `len` bytes, rounded up to a multiple of 8.
+    unsafe fn put(&self, dst: *mut u8);
+    /// The payload in pieces: at most 16 numbers or short strings, 16 long ones, and a length for each.
+    /// Async-signal-safe.
+    fn pieces(&self, f: &mut dyn FnMut(&[u8]));
+}
+
+/// The number of a site's entry in the ring of this process, for a site that is described at run time. Its
+/// facts never change.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct SiteId(AtomicU32);
+
+impl SiteId {
+    /// No entry yet.
+    pub const fn new() -> SiteId {
+        SiteId(AtomicU32::new(0))
+    }
+
+    /// The entry's number, 0 = none. Async-signal-safe.
+    #[inline(always)]
+    pub fn get(&self) -> u32 {
+        // Acquire, pairs with `set`: whoever stores this number in a record has the entry published before it.
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Says that the entry is written. The first one stays: both say the same.
+    pub(crate) fn set(&self, id: u32) {
+        let _ = self.0.compare_exchange(0, id, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+/// What is stored of a site that has no entry, in front of each of its payloads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inline<'a> {
+    pub facts: Option<&'a SiteFacts<'a>>,
+    pub len: u64,
+}

@@ -1,0 +1,260 @@
+//! Calls from other languages: sites and arguments that are described at run time, timestamps of the caller's
+//! own, and records that are filled in place.
+#![allow(unsafe_code)]
+
+use super::{Base, Call, CaptureRecord, Source, attach, header};
+use crate::lane::call::{self, Local};
+use crate::lane::thread::Place;
+use crate::lane::{Env, Outcome, Record};
+use crate::layout::ring::record;
+use crate::record::payload::Inline;
+use crate::record::{Payload, SiteFacts, SiteId};
+use crate::sync::{Bytes, Ordering::*};
+use crate::sys::SavedErrno;
+use crate::tls::{self, Block};
+
+/// The record of a site that is described at run time.
+#[derive(Clone, Copy)]
+struct PayloadRecord<'a, P> {
+    id: u32,
+    /// 0 = that of the instant of writing.
+    ticks: u64,
+    inline: Inline<'a>,
+    payload: P,
+}
+
+impl<P: Payload> PayloadRecord<'_, P> {
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        record::HEADER + self.inline.len + self.payload.len() as u64
+    }
+}
+
+impl<P: Payload> Record<Base> for PayloadRecord<'_, P> {
+    #[inline(always)]
+    fn size(&self) -> u64 {
+        self.bytes()
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64) {
+        // SAFETY: `size()` bytes from `at` on, rounded up to a multiple of 8, are claimed for this record,
+        // inside the mapping; the header and an entry are multiples of 8.
+        unsafe {
+            let p = to.ptr().add(at as usize);
+            p.cast::<u64>().write(record::word0(self.bytes(), record::RECORD));
+            let ticks = if self.ticks == 0 { attach::now() } else { self.ticks };
+            p.add(record::TICKS as usize).cast::<u64>().write(ticks);
+            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            let mut payload = p.add(record::HEADER as usize);
+            if let Some(facts) = self.inline.facts {
+                payload = put_site(facts, payload);
+            }
+            self.payload.put(payload);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn put_site(facts: &SiteFacts<'_>, to: *mut u8) -> *mut u8 {
+    // SAFETY: by the caller, who has room for `encoded_len`.
+    unsafe { facts.put(to) }
+}
+
+impl<P: Payload> Source for PayloadRecord<'_, P> {
+    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
+        let ticks = if self.ticks == 0 { ticks } else { self.ticks };
+        f(&header(self.bytes(), record::RECORD, ticks, self.id, 0));
+        if let Some(facts) = self.inline.facts {
+            facts.pieces(f);
+        }
+        self.payload.pieces(f);
+    }
+}
+
+/// The time that a record would get now, in ticks of this process's clock. Async-signal-safe.
+pub fn now() -> u64 {
+    attach::now()
+}
+
+/// Logs one record of a site that is described at run time. `facts` is asked for in the site's first calls
+/// only. `ticks`: when it happened, as [`now`] answered it; 0 = now. Of one thread, a record with an earlier
+/// time than the one before it is shown with that one's.
+///
+/// Async-signal-safe. Never waits (unless the policy is `block`), keeps errno. A call before
+/// [`init`](super::init) is counted ([`status`](super::status)) and goes nowhere.
+#[inline(always)]
+pub fn log_payload<'a, P: Payload>(
+    id: &SiteId,
+    facts: impl FnOnce() -> SiteFacts<'a>,
+    payload: P,
+    ticks: u64,
+) -> Outcome {
+    let n = id.get();
+    if n == 0 {
+        return first_of_site(id, &facts(), payload, ticks);
+    }
+    send(PayloadRecord { id: n, ticks, inline: Inline { facts: None, len: 0 }, payload })
+}
+
+#[inline(always)]
+fn send<P: Payload>(r: PayloadRecord<'_, P>) -> Outcome {
+    let out = call::log(&Call::new(), &r);
+    if out == Outcome::NoRing {
+        attach::count_unattached();
+    }
+    attach::published();
+    out
+}
+
+#[cold]
+#[inline(never)]
+fn first_of_site<P: Payload>(id: &SiteId, facts: &SiteFacts<'_>, payload: P, ticks: u64) -> Outcome {
+    let _errno = SavedErrno::save();
+    send(match attach::register_facts(id, facts) {
+        Some(id) => PayloadRecord { id, ticks, inline: Inline { facts: None, len: 0 }, payload },
+        None => {
+            let inline = Inline { facts: Some(facts), len: facts.encoded_len() as u64 };
+            PayloadRecord { id: 0, ticks, inline, payload }
+        }
+    })
+}
+
+/// Why there is no place to fill in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReserveError {
+    /// No ring: before `init`, or attaching failed. (Not counted: the caller logs by copy, which is.)
+    NotAttached,
+    /// Another call of this thread is open, the thread has no lane, or the lane has no room for it: log by copy.
+    NoRoom,
+    /// Committed by another thread than the one that reserved, or in a forked child.
+    Foreign,
+    /// More bytes than were reserved.
+    TooLarge,
+}
+
+/// A record that is filled in where it will lie, in the calling thread's lane. Until it is committed or dropped,
+/// the thread's other log calls (also those of its signal handlers) take the slow path, and nothing of this one
+/// exists. It belongs to its thread.
+#[derive(Debug)]
+pub struct Reservation {
+    block: *const Block,
+    data: *mut u8,
+    tail: u64,
+    pad: u64,
+    /// Bytes of payload.
+    room: u64,
+    site: u32,
+    generation: u32,
+}
+
+/// Reserves `len` bytes of payload for a record of this site. Async-signal-safe, never waits.
+///
+/// # Errors
+/// [`ReserveError::NotAttached`], [`ReserveError::NoRoom`].
+pub fn reserve(id: &SiteId, facts: &SiteFacts<'_>, len: u64) -> Result<Reservation, ReserveError> {
+    let _errno = SavedErrno::save();
+    if !attach::configured() {
+        return Err(ReserveError::NotAttached);
+    }
+    if len > crate::layout::ring::MAX_RECORD {
+        return Err(ReserveError::NoRoom);
+    }
+    let call = Call::new();
+    if call.busy() {
+        return Err(ReserveError::NoRoom);
+    }
+    call.set_busy(true);
+    call.fence();
+    let found = (|| {
+        type Any = CaptureRecord<'static>;
+        if Env::<Any>::stale(&call) && !Env::<Any>::renew(&call, false) {
+            return Err(ReserveError::NotAttached);
+        }
+        let site = attach::register_facts(id, facts).ok_or(ReserveError::NoRoom)?;
+        let lane = Env::<Any>::lane(&call).ok_or(ReserveError::NoRoom)?;
+        let place = lane.reserve(&call, record::HEADER + len).ok_or(ReserveError::NoRoom)?;
+        let at = if place.pad == 0 { place.tail & (lane.capacity - 1) } else { 0 };
+        Ok(Reservation {
+            block: call.block,
+            // SAFETY: the place lies inside the lane's data.
+            data: unsafe { lane.data.ptr().add(at as usize) },
+            tail: place.tail,
+            pad: place.pad,
+            room: len,
+            site,
+            generation: attach::generation(),
+        })
+    })();
+    if found.is_err() {
+        call.fence();
+        call.set_busy(false);
+    }
+    found
+}
+
+impl Reservation {
+    /// Where the payload goes: [`len`](Reservation::len) bytes, the first at a multiple of 8. Arguments as
+    /// [`Payload::put`] writes them; what is there now is anything.
+    pub fn payload(&self) -> *mut u8 {
+        // SAFETY: behind the header, inside the place that was reserved.
+        unsafe { self.data.add(record::HEADER as usize) }
+    }
+
+    /// Whether the calling thread made it.
+    pub fn is_mine(&self) -> bool {
+        core::ptr::eq(tls::block(), self.block)
+    }
+
+    /// Bytes of payload.
+    #[allow(clippy::len_without_is_empty)] // of no use
+    pub fn len(&self) -> u64 {
+        self.room
+    }
+
+    /// Makes the record exist, with the first `len` bytes of the payload. Async-signal-safe.
+    ///
+    /// # Errors
+    /// [`ReserveError::Foreign`], [`ReserveError::TooLarge`]: then nothing of it exists.
+    pub fn commit(self, len: u64) -> Result<(), ReserveError> {
+        if !self.is_mine() {
+            return Err(ReserveError::Foreign); // and dropping does nothing on this thread
+        }
+        if len > self.room {
+            return Err(ReserveError::TooLarge);
+        }
+        if attach::generation() != self.generation {
+            // A child that was forked in between: the parent's lane is private memory here, and the parent alone
+            // delivers.
+            return Err(ReserveError::Foreign);
+        }
+        let call = Call::new();
+        let lane = Env::<CaptureRecord<'static>>::lane(&call).ok_or(ReserveError::Foreign)?;
+        let size = record::HEADER + len;
+        if self.pad != 0 {
+            let word = record::word0(self.pad, record::PAD);
+            lane.data.write(self.tail & (lane.capacity - 1), &word.to_le_bytes());
+        }
+        // SAFETY: the header of the place that was reserved, aligned to 8.
+        unsafe {
+            self.data.cast::<u64>().write(record::word0(size, record::RECORD));
+            self.data.add(record::TICKS as usize).cast::<u64>().write(attach::now());
+            self.data.add(record::SITE as usize).cast::<u64>().write(u64::from(self.site));
+        }
+        lane.publish(Place { tail: self.tail, pad: self.pad, n: crate::lane::round8(size) }, true);
+        drop(self); // clears `busy`, after the tail
+        attach::published();
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // Another thread's `busy` is not this one's to clear.
+        if self.is_mine() {
+            let call = Call::new();
+            call.fence();
+            call.block.busy.store(0, Relaxed);
+        }
+    }
+}
