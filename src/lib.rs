@@ -2,15 +2,19 @@
 //! own merges, stores and delivers.
 //!
 //! ```no_run
-//! let _log = spillring::init()?;
+//! let _log = spillring::init()?; // or `Logger::builder()`
+//! let error = std::io::Error::other("torn");
 //! spillring::info!("order {} of {}", 7, "water");
+//! spillring::warn!(order = 7, err = %error, "failed");
 //! # Ok::<(), spillring::Error>(())
 //! ```
+//! What a call may hold is said at [`log!`]. `tracing` and the `log` crate come through adapters, behind the
+//! features of their names.
 //!
 //! # One record, from end to end
 //!
-//! 1. **Call site** ([`site`], [`record`]). `info!` is a static, one load and compare (the level gate), and
-//!    the capture of the arguments by value. No text is made.
+//! 1. **Call site** ([`site`], [`record`]). `info!` is a static, one load and compare (the level gate), another
+//!    one (its target's), and the capture of the arguments by value. No text is made, but of `%` and `?`.
 //! 2. **The call** ([`lane::call`], [`writer`]). The thread's block ([`tls`]) says whether another call of
 //!    this thread is open, whether this is a forked child, and where its lane is. The usual way: look for
 //!    room, read the clock, write header and arguments into the [thread lane](lane::thread), store the
@@ -68,3 +72,8 @@ pub mod writer;
 pub use error::{Code, Error, Result};
 pub use logger::Logger;
 pub use writer::{Guard, flush, flush_sinks, init, init_with};
+
+/// The README's examples are compiled, too.
+#[cfg(all(doctest, feature = "tracing"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -54,6 +54,10 @@ fn age(t: Option<Duration>) -> String {
     t.map_or_else(|| "none".into(), ns)
 }
 
+fn yes_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
 /// One method for each variable: its name, the variable, the type, and how it is said in the environment.
 macro_rules! setters {
     ($($(#[$doc:meta])* $method:ident $variable:ident ($v:ident: $t:ty) $say:expr;)*) => {
@@ -81,6 +85,12 @@ setters! {
     lane_bytes LANE (bytes: u64) bytes.to_string();
     /// Threads that may have a lane, 1 to 256; others share one.
     lanes LANES (n: u32) n.to_string();
+    /// Whether the shared memory is locked, so that it is never swapped out.
+    lock LOCK (yes: bool) yes_no(yes);
+    /// Whether it is asked for in huge pages.
+    huge HUGE (yes: bool) yes_no(yes);
+    /// Whether it is touched page by page before it is used.
+    prefault PREFAULT (yes: bool) yes_no(yes);
     /// What becomes of a record when the shared memory is full.
     overflow OVERFLOW (policy: Overflow) match policy {
         Overflow::Spill => "spill".into(),

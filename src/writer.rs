@@ -1,6 +1,6 @@
 //! gate → encode → thread lane, else shared lane, else spill, else count.
 //!
-//! [`log`] is the real instance of [`lane::call::log`](crate::lane::call::log): thread-local words in the
+//! [`log()`] is the real instance of [`lane::call::log`](crate::lane::call::log): thread-local words in the
 //! thread's block, shared words in the mapping, the spill a file. Everything on that path is
 //! async-signal-safe; the kernel is entered for an append to the spill, on a thread's first call (tid
 //! probes, a lane's pages) and in a forked child's first call (its ring).
