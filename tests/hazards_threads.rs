@@ -534,25 +534,6 @@ fn no_system_calls() {
     assert_eq!(d.totals().records, CALLS);
 }
 
-/// Every system call but these kills the process.
-fn sandbox(allowed: &[i64]) {
-    let stmt = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut f = vec![stmt(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    for (i, nr) in allowed.iter().enumerate() {
-        let to = (allowed.len() - i) as u8;
-        f.push(stmt(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, *nr as u32, to, 0));
-    }
-    f.push(stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_KILL_PROCESS, 0, 0));
-    f.push(stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
-    let prog = libc::sock_fprog { len: f.len() as u16, filter: f.as_mut_ptr() };
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let tsync = libc::SECCOMP_FILTER_FLAG_TSYNC;
-        let r = libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, tsync, &prog);
-        assert_eq!(r, 0);
-    }
-}
-
 fn prepared() {
     let dir = Scratch::new();
     let s = small(&dir);

@@ -623,7 +623,9 @@ impl Drain {
             }
             let p = self.pass(false)?;
             self.take_notices().iter().for_each(|l| hear(l));
-            idle.after(&p, self.channel.ctl(), || any_news(&self.rings));
+            if let Some(line) = idle.after(&p, self.channel.ctl(), || any_news(&self.rings)) {
+                hear(&line);
+            }
         }
         self.finish(&mut hear)?;
         Ok(self.totals())
