@@ -348,3 +348,111 @@ fn bytes_that_act_on_a_terminal() {
     assert_eq!(o.stdout, b"a\0b\x1b[1m\xffc");
     p.nothing_lost();
 }
+
+#[test]
+fn filters_that_are_none() {
+    let p = Place::new();
+    p.program("healthy", &[]);
+    check("drain", &p.drain(), 0, "", &[]);
+    // Arguments are checked before anything is opened; their messages are clap's, without a code of ours.
+    let usage = |args: &[&str], words: &[&str]| {
+        for command in ["cat", "tail"] {
+            let all: Vec<&str> = [command, "x"].iter().chain(args).copied().collect();
+            let o = p.spillring(&all);
+            let e = String::from_utf8_lossy(&o.stderr);
+            assert_eq!((o.status.code(), o.stdout.len()), (Some(2), 0), "{all:?}: {e}");
+            words.iter().for_each(|w| assert!(e.contains(w), "{all:?}: {w:?} in {e}"));
+        }
+    };
+    usage(&["--level", "loud"], &["'loud'", "--level", "trace, debug, info, warn, error"]);
+    usage(&["--levle", "warn"], &["'--levle'", "'--level'"]);
+    usage(&["--field", "=7"], &["'=7'", "KEY=VALUE"]);
+    usage(&["--pid", "me"], &["'me'", "--pid"]);
+    for bad in ["soon", "-5", "2026-13-01", "-5min ago", "25:00"] {
+        usage(&["--since", bad], &[bad, "--since", "-5min", "2026-11-21T02:44:42Z"]);
+    }
+    usage(&["--until", "never"], &["never", "--until", "now"]);
+    // The place in the expression is shown.
+    usage(&["--grep", "ab(c"], &["--grep", "    ab(c\n      ^\n", "unclosed group"]);
+    usage(&["--grep", "x{2,1}"], &["    x{2,1}\n     ^^^^^\n", "repetition"]);
+    // A field that no record has.
+    for command in ["cat", "tail"] {
+        let o = p.spillring(&[command, "x", "--field", "usr=7"]);
+        check("unknown field", &o, 1, "E11", &["\"usr\"", "no record has any"]);
+    }
+    let o = p.spillring(&["cat", "x", "x", "--from-sink", "stdout"]);
+    check("a sink of two channels", &o, 1, "E11", &["--from-sink", "name one"]);
+    p.nothing_lost();
+}
+
+#[test]
+fn a_closed_stdout() {
+    let p = Place::new();
+    p.program("healthy", &[]);
+    check("drain", &p.drain(), 0, "", &[]);
+    for args in ["cat x", "tail x", "stat x", "ls", "doctor", "man", "inspect layout"] {
+        let mut c = Command::new("sh");
+        p.env(&mut c);
+        let o = c.args(["-c", &format!("exec {BIN} {args} >&-")]).output().unwrap();
+        assert_eq!(o.status.code(), Some(1), "{args}");
+        assert!(String::from_utf8_lossy(&o.stderr).contains("stdout is closed"), "{args}");
+    }
+    // A full one: said, and not a success.
+    for args in ["cat x", "tail x", "stat x", "ls", "doctor", "man", "completions bash", "service"] {
+        let mut c = Command::new("sh");
+        p.env(&mut c);
+        let o = c.args(["-c", &format!("exec {BIN} {args} >/dev/full")]).output().unwrap();
+        check(args, &o, 1, "E04", &["writing to stdout"]);
+    }
+    p.nothing_lost();
+}
+
+#[test]
+fn a_reader_that_goes_away() {
+    let p = Place::new();
+    p.program("healthy", &[]);
+    check("drain", &p.drain(), 0, "", &[]);
+    // One that follows notices it although it has nothing to say.
+    let mut c = p.command(&["tail", "-f", "-n", "1", "x"]);
+    let mut tail = Killed(Some(c.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()));
+    let child = tail.0.as_mut().unwrap();
+    let mut first = [0; 1];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    drop(child.stdout.take());
+    let begun = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it follows for nobody");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let o = tail.0.take().unwrap().wait_with_output().unwrap();
+    assert!(o.stderr.is_empty(), "{}", String::from_utf8_lossy(&o.stderr));
+}
+
+#[test]
+fn a_journal_of_a_newer_version() {
+    use spillring::layout::journal as j;
+    let p = Place::new();
+    p.program("healthy", &[]);
+    check("drain", &p.drain(), 0, "", &[]);
+    let segment = p.segment();
+    let sound = fs::read(&segment).unwrap();
+    let mut newer = sound.clone();
+    newer[j::SEG_VERSION as usize] = 9;
+    newer[j::SEG_CRC as usize..][..4].fill(0);
+    let crc = crc32c::crc32c(&newer[..j::SEG_HEADER as usize]);
+    newer[j::SEG_CRC as usize..][..4].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&segment, &newer).unwrap();
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    for args in [
+        &["cat", "x"][..],
+        &["tail", "x"],
+        &["tail", "-f", "x"],
+        &["cat", "x", "--since", "-1h"],
+        &["drain", "x"],
+    ] {
+        check("newer version", &p.spillring(args), 1, "E06", &[name, "version 9"]);
+    }
+    assert!(fs::read(&segment).unwrap() == newer, "nobody touches what he does not understand");
+    fs::write(&segment, &sound).unwrap();
+    p.nothing_lost();
+}

@@ -10,12 +10,15 @@ use spillring::journal::{DirSource, Entry, Reader, kind};
 use spillring::sink::{Cursor, Formatter, Json, Raw, Text};
 use spillring::sys::child::{Polled, poll};
 use spillring::{Code, Error, Result};
+use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How often `tail -f` looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often it goes further back only because a line may have begun there.
+const MORE: u32 = 2;
 /// Bytes of text beyond which `tail` drops what is not among the last lines.
 const KEPT: usize = 1 << 20;
 
@@ -35,7 +38,7 @@ pub fn run(args: &CatArgs, settings: &Settings) -> Result<Exit> {
     let mut readers = Vec::new();
     for (name, dir) in dirs {
         let reader = match (&args.from_sink, args.show.filter.since) {
-            (Some(sink), _) => printer.from_sink(sink, &dir)?,
+            (Some(sink), _) => printer.where_sink_stopped(sink, &dir)?,
             (None, Some(since)) => Reader::since(DirSource::open(&dir)?, since)?,
             (None, None) => Reader::open(&dir)?,
         };
@@ -54,13 +57,14 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
     let mut filter = Filter::new(&args.show.filter);
     // From further and further back, until there are enough lines: one more, so that the first one is whole.
     let mut back = args.lines as u64 + 1;
+    let mut tries = 0;
     let mut merged = loop {
         let mut readers = Vec::new();
         for (name, dir) in &dirs {
             readers.push((name.clone(), Reader::tail(DirSource::open(dir)?, back)?));
         }
         let mut merged = Merged::new(readers)?;
-        printer.last = Some(Last { lines: args.lines, dropped: false, said: Vec::new() });
+        printer.last = Some(Last::new(args.lines));
         if args.follow {
             merged.run(&mut filter, &mut printer)?;
             printer.settle(&mut filter, None)?;
@@ -68,9 +72,11 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
             printer.all(&mut merged, &mut filter)?;
         }
         printer.cut();
-        if printer.last.as_ref().is_some_and(|l| l.dropped) || merged.whole() {
+        let enough = printer.last.as_ref().is_some_and(|l| l.dropped && (l.sure() || tries >= MORE));
+        if enough || merged.whole() {
             break merged;
         }
+        tries += u32::from(printer.last.as_ref().is_some_and(|l| l.dropped));
         back = back.saturating_mul(8);
         printer.again();
         filter = Filter::new(&args.show.filter);
@@ -127,6 +133,38 @@ struct Last {
     lines: usize,
     dropped: bool,
     said: Vec<(String, bool)>,
+    /// Lines so far, dropped ones too.
+    total: usize,
+    /// How many there were when the first line of some captured stream had ended: that one may have begun
+    /// before what is read.
+    unsure: usize,
+    /// Streams, and whether their first line has ended.
+    streams: HashMap<(u64, u64, bool), bool>,
+}
+
+impl Last {
+    fn new(lines: usize) -> Last {
+        Last { lines, dropped: false, said: Vec::new(), total: 0, unsure: 0, streams: HashMap::new() }
+    }
+
+    /// `new`: what was made of the record.
+    fn count(&mut self, e: &Entry<'_>, new: &[u8]) {
+        self.total += new.iter().filter(|&&b| b == b'\n').count();
+        if e.kind != kind::OUTPUT {
+            return;
+        }
+        let stderr = e.site.is_some_and(|s| s.target == b"stderr");
+        let ended = self.streams.entry((e.thread.nonce, e.thread.thread, stderr)).or_insert(false);
+        if !*ended {
+            *ended = e.payload.contains(&b'\n');
+            self.unsure = self.total;
+        }
+    }
+
+    /// Whether each of the last lines is whole.
+    fn sure(&self) -> bool {
+        self.unsure + self.lines <= self.total
+    }
 }
 
 struct Printer {
@@ -174,7 +212,7 @@ impl Printer {
     }
 
     /// A reader where a sink stopped.
-    fn from_sink(&mut self, sink: &str, dir: &Path) -> Result<Reader<DirSource>> {
+    fn where_sink_stopped(&mut self, sink: &str, dir: &Path) -> Result<Reader<DirSource>> {
         let cursor = Cursor::load(dir, sink)?.ok_or_else(|| {
             let text = "leave out --from-sink";
             let dir = dir.display();
@@ -259,7 +297,11 @@ impl View for Printer {
             self.formatter.hold_again(e);
             return Ok(());
         }
+        let from = self.screen.buf.len();
         self.formatter.entry(e, &mut self.screen.buf);
+        if let Some(last) = &mut self.last {
+            last.count(e, &self.screen.buf[from..]);
+        }
         match &self.last {
             Some(_) if self.screen.buf.len() >= KEPT => self.cut(),
             None if self.screen.buf.len() >= FULL => self.screen.flush()?,

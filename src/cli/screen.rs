@@ -209,14 +209,18 @@ impl Progress {
         Progress { since: Instant::now(), drawn: None }
     }
     fn show(&mut self, done: u64, of: u64) {
-        let now = Instant::now();
+        if let Some(line) = self.line(Instant::now(), done, of) {
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+    }
+    /// The line, if it is time for one.
+    fn line(&mut self, now: Instant, done: u64, of: u64) -> Option<String> {
         if now - self.since < SILENCE || self.drawn.is_some_and(|t| now - t < REDRAW) {
-            return;
+            return None;
         }
         self.drawn = Some(now);
         let percent = (done.min(of) as f64 / of.max(1) as f64 * 100.0) as u32;
-        let line = format!("\r{percent:3} %  {} of {} MiB read\x1b[K", done >> 20, of >> 20);
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        Some(format!("\r{percent:3} %  {} of {} MiB read\x1b[K", done >> 20, of >> 20))
     }
     /// Something else is printed now.
     fn quiet(&mut self) {
@@ -288,6 +292,18 @@ impl Dress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_is_shown_after_a_second_and_not_too_often() {
+        let mut p = Progress::new();
+        let at = |ms: u64| p.since + Duration::from_millis(ms);
+        let (soon, late, again, later) = (at(900), at(1100), at(1200), at(1400));
+        assert_eq!(p.line(soon, 1 << 20, 4 << 20), None);
+        assert_eq!(p.line(late, 1 << 20, 4 << 20).as_deref(), Some("\r 25 %  1 of 4 MiB read\x1b[K"));
+        assert_eq!(p.line(again, 2 << 20, 4 << 20), None);
+        assert!(p.line(later, 9 << 20, 4 << 20).unwrap().starts_with("\r100 %"));
+        assert_eq!(Progress::new().line(Instant::now(), 0, 0), None);
+    }
 
     #[test]
     fn lines_are_dressed_and_their_rests_are_not() {

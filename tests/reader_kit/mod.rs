@@ -107,3 +107,31 @@ impl Drop for Killed {
         let _ = self.0.wait();
     }
 }
+
+/// Runs a command on a terminal of 24 lines: what it shows, and its status.
+pub fn on_terminal(mut c: Command) -> (String, std::process::ExitStatus) {
+    use std::io::Read;
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let (mut ours, mut theirs) = (0, 0);
+    let size = libc::winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptors are written by the call and owned from here on; name and modes are not asked for.
+    let (mut ours, theirs) = unsafe {
+        let (name, modes) = (std::ptr::null_mut(), std::ptr::null());
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, name, modes, &size), 0);
+        (std::fs::File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    };
+    let same = || Stdio::from(theirs.try_clone().unwrap());
+    let mut child = c.stdin(same()).stdout(same()).stderr(same()).spawn().unwrap();
+    drop((c, theirs));
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    // Its end is an error (EIO) when the last one on the other side has gone.
+    while let Ok(n) = ours.read(&mut chunk) {
+        if n == 0 {
+            break;
+        }
+        text.extend_from_slice(&chunk[..n]);
+    }
+    let status = child.wait().unwrap();
+    (String::from_utf8_lossy(&text).replace("\r\n", "\n"), status)
+}
