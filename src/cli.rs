@@ -133,12 +133,23 @@ fn after_help() -> String {
 
 const RUN: &str = "\
 Runs COMMAND as it would run by itself, captures its stdout and stderr as records, and prints them: what \
-it wrote to stdout goes to stdout, what it wrote to stderr to stderr, byte for byte. A reader that stops \
-reading never slows the command: what it printed is in the journal, and comes out when the reader returns.
+it wrote to stdout goes to stdout, what it wrote to stderr to stderr, byte for byte, a part of a line at \
+once. A reader that stops reading never slows the command: what it printed is in the journal, and comes out \
+when the reader returns. A reader that goes away closes the command's stream, as a pipe would.
 
 The command gets a channel by SPILLRING_DIR and SPILLRING_CHANNEL; what it logs there through the library \
-is in the same journal. stdin is its own. It stays in this process group; a signal that is sent to \
-spillring is passed on once. The exit status is the command's.
+is in the same journal. stdin is its own. stdout and stderr are pipes, to which the C library writes in \
+blocks: what is in the program's own buffer dies with it; --pty gives it terminals instead. It stays in this \
+process group: what the terminal sends reaches it once, a signal that is sent to spillring is passed on \
+once, and when it stops or goes on, so does spillring. The exit status is the command's.
+
+A second process, the drain, delivers; each of the two goes on if the other is killed. When the command has \
+ended and others still have its stdout or stderr open, they are read for --linger and then named, and the \
+drain reads on until they end. Without --channel the channel is removed when all was delivered and the \
+command was not killed; else it is named.
+
+A file (-o) may be moved away at any time: within a second, or at once on SIGHUP, a new one is begun. With \
+raw in one file the streams change only at the ends of lines, or after a second without one.
 
 If no channel can be made, a line on stderr says why, and the command runs on the streams as they are.";
 

@@ -3,7 +3,7 @@
 use spillring::env::{Overflow, Settings};
 use spillring::site::{Level, Site};
 use spillring::sync::{AtomicBool, AtomicU64, Ordering::*};
-use spillring::sys::child::{Polled, poll};
+use spillring::sys::child::{self, Polled, poll};
 use spillring::writer::{self, CaptureSite};
 use spillring::{Code, Error, Result};
 use std::fs::File;
@@ -141,7 +141,7 @@ impl Patience {
 }
 
 /// Reads and takes until all sources are closed on their other end, or until `stop` is (its writer is
-/// dropped); answers those that are not closed. `None` for `taker`: what is read goes straight on.
+/// dropped): then what is in them by now, and answers those that are not closed. `None` for `taker`: what is read goes straight on.
 pub fn run(
     sources: Vec<Source>,
     stop: &PipeReader,
@@ -174,6 +174,31 @@ fn capture(
         poll(&mut polled, None).map_err(|e| failed(e.into()))?;
         let n = sources.len();
         if polled[2 * n].readable {
+            // What is in there by now, and not what comes meanwhile: others may print for ever.
+            for source in &mut sources {
+                let mut left = child::readable_bytes(source.pipe.as_raw_fd());
+                while left > 0 {
+                    let most = left.min(buf.len());
+                    match source.pipe.read(&mut buf[..most]) {
+                        Ok(0) => break,
+                        Ok(len) => {
+                            take(source.stream, &buf[..len]);
+                            left -= len.min(left);
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                        Err(_) => break,
+                    }
+                }
+            }
+            // Those that have been closed meanwhile are at their end.
+            sources.retain(|s| {
+                let fd = s.pipe.as_raw_fd();
+                let open = !child::is_hung_up(fd) || child::readable_bytes(fd) > 0;
+                if !open {
+                    closed(s.stream);
+                }
+                open
+            });
             return Ok(sources);
         }
         let mut done = vec![false; n];
@@ -243,14 +268,16 @@ mod tests {
         let ((r, mut w), (stop, hold)) = (pipe().unwrap(), pipe().unwrap());
         w.write_all(b"there\n").unwrap();
         drop(hold);
-        let left = capture(vec![source(Stream::Out, r)], &stop, |_, _| {}, |_| {}).unwrap();
-        assert_eq!(left.len(), 1);
-        // Nothing was taken: another reader finds it all, and the writer goes on.
+        let mut got = Vec::new();
+        let take = |_, b: &[u8]| got.extend_from_slice(b);
+        let left = capture(vec![source(Stream::Out, r)], &stop, take, |_| {}).unwrap();
+        assert_eq!((left.len(), got.as_slice()), (1, &b"there\n"[..]));
+        // Another reader finds what comes behind it, and the writer goes on.
         w.write_all(b"more\n").unwrap();
         drop(w);
         let mut rest = String::new();
         (&left[0].pipe).read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "there\nmore\n");
+        assert_eq!(rest, "more\n");
     }
 
     #[test]

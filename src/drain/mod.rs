@@ -178,6 +178,17 @@ pub struct Drain {
     _journal_lock: JournalLock,
 }
 
+/// Counts that the journal holds: of rings that are gone, and in all.
+fn publish_totals(ctl: &sys::Map, gone: &GoneCursor, next_record: u64, lost: u64) {
+    let w = |at, v| ctl.word(at).store(v, Release);
+    w(ctl::GONE_WRITTEN, gone.written);
+    w(ctl::GONE_DELIVERED, gone.delivered);
+    w(ctl::GONE_LOST, gone.lost);
+    w(ctl::GONE_RINGS, gone.rings);
+    w(ctl::DELIVERED, next_record);
+    w(ctl::LOST, lost);
+}
+
 impl Drain {
     /// Becomes the drain of a channel; makes channel and journal if they are not there.
     ///
@@ -247,7 +258,8 @@ impl Drain {
             config,
             _journal_lock: journal_lock,
         };
-        drain.publish_totals();
+        let (next, lost) = (drain.log.journal.next_record(), drain.log.totals.lost);
+        publish_totals(drain.channel.ctl(), &drain.gone, next, lost);
         // Also because the drain before this one may have died in the midst of it.
         drain.publish_calibration();
         let swept = drain.channel.sweep(&drain.me)?;
@@ -506,8 +518,14 @@ impl Drain {
             ));
         }
         let (journal, rings) = (&mut self.log.journal, &self.rings);
+        let (channel, gone, lost) = (&self.channel, &self.gone, self.log.totals.lost);
         let written = release::commit(
-            || journal.commit(sys::time::utc_ns() as i64),
+            || {
+                let batch = journal.commit(sys::time::utc_ns() as i64)?;
+                // Who finds its records delivered finds them counted in the channel too.
+                publish_totals(channel.ctl(), gone, journal.next_record(), lost);
+                Ok::<_, Error>(batch)
+            },
             || rings.iter().for_each(Ring::publish),
         );
         match written {
@@ -516,7 +534,6 @@ impl Drain {
                     self.log
                         .say("the journal can be written again; nothing was lost on the way there".into());
                 }
-                self.publish_totals();
                 self.wake.iter().for_each(|f| f());
                 Ok(true)
             }
@@ -572,16 +589,6 @@ impl Drain {
             self.commit(mono)?;
         }
         Ok(())
-    }
-
-    fn publish_totals(&self) {
-        let w = |at, v| self.channel.ctl().word(at).store(v, Release);
-        w(ctl::GONE_WRITTEN, self.gone.written);
-        w(ctl::GONE_DELIVERED, self.gone.delivered);
-        w(ctl::GONE_LOST, self.gone.lost);
-        w(ctl::GONE_RINGS, self.gone.rings);
-        w(ctl::DELIVERED, self.log.journal.next_record());
-        w(ctl::LOST, self.log.totals.lost);
     }
 
     /// Follows the kernel's clock, and tells readers.

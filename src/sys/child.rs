@@ -183,6 +183,13 @@ pub fn stop_myself() {
     unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
 }
 
+/// Whether nobody has the other end of a pipe or terminal open any more.
+pub fn is_hung_up(fd: i32) -> bool {
+    let mut p = libc::pollfd { fd, events: 0, revents: 0 };
+    // SAFETY: one valid pollfd; it does not wait.
+    unsafe { libc::poll(&mut p, 1, 0) == 1 && p.revents & libc::POLLHUP != 0 }
+}
+
 /// Bytes that can be read at once from a pipe or terminal; 0 where that is not known.
 pub fn readable_bytes(fd: i32) -> usize {
     let mut n: libc::c_int = 0;

@@ -22,6 +22,11 @@ impl Size {
     /// What a terminal has when nobody says otherwise.
     pub const USUAL: Size = Size(libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 });
 
+    /// So many rows and columns.
+    pub fn new(rows: u16, columns: u16) -> Size {
+        Size(libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+    }
+
     /// The size of the terminal behind a descriptor; `None`: it is none.
     pub fn of(fd: RawFd) -> Option<Size> {
         let mut size = MaybeUninit::<libc::winsize>::uninit();
@@ -81,7 +86,7 @@ mod tests {
         let (ours, theirs) = open(Size::USUAL).unwrap();
         assert!(theirs.is_terminal());
         assert_eq!(Size::of(theirs.as_raw_fd()), Some(Size::USUAL));
-        let wide = Size(libc::winsize { ws_row: 10, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 });
+        let wide = Size::new(10, 200);
         wide.give(ours.as_raw_fd());
         assert_eq!(Size::of(theirs.as_raw_fd()), Some(wide));
         let (mut r, mut w) = (File::from(ours), File::from(theirs));
