@@ -85,11 +85,11 @@ setters! {
     lane_bytes LANE (bytes: u64) bytes.to_string();
     /// Threads that may have a lane, 1 to 256; others share one.
     lanes LANES (n: u32) n.to_string();
-    /// Whether the shared memory is locked, so that it is never swapped out.
+    /// Whether the shared memory is locked in RAM, so that no call waits for swapped pages; needs `ulimit -l`.
     lock LOCK (yes: bool) yes_no(yes);
-    /// Whether it is asked for in huge pages.
+    /// Whether huge pages are asked for; needs a tmpfs mounted so.
     huge HUGE (yes: bool) yes_no(yes);
-    /// Whether it is touched page by page before it is used.
+    /// Whether the memory of all lanes is allocated and mapped at once, so that no later call meets a page fault.
     prefault PREFAULT (yes: bool) yes_no(yes);
     /// What becomes of a record when the shared memory is full.
     overflow OVERFLOW (policy: Overflow) match policy {

@@ -317,6 +317,21 @@ fn everything_that_a_call_says_is_in_the_journal() {
         }
         both(1u8);
         both("one");
+        // A value that panics while it is shown, and one that logs: no call was open, so none was nested.
+        std::panic::set_hook(Box::new(|_| {}));
+        struct Bad(bool);
+        impl fmt::Display for Bad {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                spillring::info!("shown");
+                assert!(self.0);
+                f.write_str("good")
+            }
+        }
+        let bad = Bad(false);
+        assert!(std::panic::catch_unwind(|| spillring::info!("{}", %bad)).is_err());
+        assert!(std::panic::catch_unwind(|| spillring::info!("{bad}")).is_err());
+        spillring::info!(value = %Bad(true), "it is");
+        assert_eq!(spillring::writer::status().nested, 0);
         // Spilled and shared records have fields, too: larger than the lane takes.
         spillring::info!(long = "x".repeat(100_000), "large");
         kill_self()
@@ -338,6 +353,10 @@ fn everything_that_a_call_says_is_in_the_journal() {
             "rate 1",
             "generic v=1",
             "generic v=one",
+            "shown",
+            "shown",
+            "shown",
+            "it is value=good",
             &long
         ]
     );

@@ -34,6 +34,8 @@ fn a_program_that_only_writes_depends_on_little() {
     println!("{} crates: {}", crates.len(), crates.join(" "));
     assert!((1..=10).contains(&crates.len()), "{crates:?}");
     assert!(!tree.contains("(proc-macro)"), "{tree}");
+    let adapters = cargo_tree(&["-e", "normal", "--features", "log,tracing"]);
+    assert!(adapters.contains("tracing-core") && !adapters.contains("(proc-macro)"), "{adapters}");
     let build = cargo_tree(&["-e", "normal,build"]);
     for compiler in ["cc ", "cmake ", "bindgen ", "pkg-config "] {
         assert!(

@@ -5,6 +5,7 @@
 //! log::info!(user = 7; "logged in");
 //! # Ok::<(), spillring::Error>(())
 //! ```
+//! It knows no spans. A program that uses `tracing` too installs both adapters.
 
 use super::{Collect, MAX_FIELDS, Message, Place, collected, event};
 use crate::error::{Code, Error, Result};

@@ -43,8 +43,8 @@ pub trait Arg: Copy + sealed::Sealed {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a log call",
-    label = "pass a number, bool, char or string, or a reference to one",
-    note = "or implement `spillring::record::Capture` for it; text can be passed as `&format!(..)`"
+    label = "pass a number, bool, char or string, a reference to one, or what it shows: `%value`, `?value`",
+    note = "or implement `spillring::record::Capture` for it"
 )]
 pub trait Capture {
     /// What is stored.
