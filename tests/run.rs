@@ -19,6 +19,9 @@ const LONG: Duration = Duration::from_secs(30);
 const READ: usize = 64 << 10;
 
 fn main() {
+    if let Some(go) = std::env::var_os("RUN_LOGS_ON") {
+        return logs_on(Path::new(&go));
+    }
     let args = libtest_mimic::Arguments::from_args();
     let mut trials = Vec::new();
     let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
@@ -51,6 +54,8 @@ const TESTS: &[Test] = &[
     ("a_stop_without_a_terminal", &[], a_stop_without_a_terminal),
     ("as_pid_1_orphans_are_reaped", &["unshare"], as_pid_1_orphans_are_reaped),
     ("head_ends_the_command", &[], head_ends_the_command),
+    ("a_terminal_that_is_hung_up_ends_it", &["setsid"], a_terminal_that_is_hung_up_ends_it),
+    ("who_logs_on_is_drained_on", &[], who_logs_on_is_drained_on),
     ("who_holds_a_pipe_is_named_and_read_on", &[], who_holds_a_pipe_is_named_and_read_on),
     ("linger_waits_as_told", &[], linger_waits_as_told),
     ("a_killed_drain_is_replaced", &[], a_killed_drain_is_replaced),
@@ -569,10 +574,10 @@ fn as_pid_1_orphans_are_reaped() {
 fn head_ends_the_command() {
     let p = Place::new();
     let mut best = Duration::MAX;
-    for form in ["raw", "text"] {
+    for form in ["--format raw", "--format text", "-o -"] {
         // On a machine that is busy a try may be slow; none hangs.
         for _ in 0..10 {
-            let line = format!("{BIN} run --format {form} -- yes | head -n 1; echo ${{PIPESTATUS[0]}} >&2");
+            let line = format!("{BIN} run {form} -- yes | head -n 1; echo ${{PIPESTATUS[0]}} >&2");
             let mut c = Command::new("bash");
             p.env(&mut c);
             let begun = Instant::now();
@@ -588,6 +593,59 @@ fn head_ends_the_command() {
     }
     println!("run -- yes | head -1: {} ms", best.as_millis());
     assert_eq!(p.left(), Vec::<String>::new());
+}
+
+/// A terminal that goes away is a reader that goes away: nobody waits for it.
+fn a_terminal_that_is_hung_up_ends_it() {
+    let p = Place::new();
+    let (begun, go) = (p.file("begun"), p.file("go"));
+    let line = format!(
+        "trap '' HUP; echo >{}; while ! test -e {}; do sleep 0.01; done; echo one; echo two >&2; sleep 0.2; \
+         echo three",
+        begun.display(),
+        go.display()
+    );
+    let (ours, theirs) = pty::open(USUAL).unwrap();
+    let mut c = Command::new("setsid");
+    c.args(["--ctty", BIN, "run", "--", "sh", "-c", &line]);
+    p.env(&mut c);
+    c.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
+    let mut c = spawn(&mut c);
+    wait_until("it runs", || begun.exists());
+    drop(ours);
+    fs::write(go, "").unwrap();
+    c.wait();
+}
+
+/// The command's own children may log on through the library when it has ended: as long as they live there
+/// is a drain.
+fn who_logs_on_is_drained_on() {
+    let p = Place::new();
+    let (go, file) = (p.file("go"), p.file("out"));
+    let me = std::env::current_exe().unwrap();
+    // In the background, with no stream of run's.
+    let line = format!(
+        "RUN_LOGS_ON={} {} </dev/null >/dev/null 2>&1 & while ! test -e {}; do sleep 0.01; done; echo early",
+        go.display(),
+        me.display(),
+        go.with_extension("ready").display()
+    );
+    let o = p.sh(&["-o", file.to_str().unwrap()], &line).output().unwrap();
+    let e = text(&o.stderr);
+    assert!(e.contains("still log to this channel") && e.lines().count() == 1, "{e}");
+    assert!(read(&file).contains("early") && read(&file).contains("before"));
+    fs::write(go, "").unwrap();
+    wait_until("what was logged after run had ended", || read(&file).contains("after"));
+    wait_until("the channel goes", || p.left().is_empty());
+}
+
+/// Not a test: the program that logs on.
+fn logs_on(go: &Path) {
+    let _guard = spillring::init().unwrap();
+    spillring::info!("before");
+    fs::write(go.with_extension("ready"), "").unwrap();
+    wait_until("the end of run", || go.exists());
+    spillring::info!("after");
 }
 
 /// "...exits with the status, and names in one line the pids that still hold the pipe; the drain keeps reading
@@ -897,7 +955,7 @@ fn the_summary_is_one_line() {
     }
     let t = Terminal::start(&p, &[BIN, "run", "--channel", "web", "--", "echo", "hello"], USUAL);
     t.until("hello");
-    t.until("1 records, 6 bytes, 0 spilled, 0 lost in");
+    t.until("1 record, 6 bytes, 0 spilled, 0 lost in");
     t.until("channel web");
     let o = p.sh(&[], "echo abc").output().unwrap();
     assert_eq!(text(&o.stderr), "");

@@ -283,7 +283,7 @@ impl<'a> Keeper<'a> {
             "stop" => self.end(),
             "take" => {
                 self.handed_over = true;
-                if self.args.output.is_some() {
+                if self.args.output.as_deref().is_some_and(|f| f.as_os_str() != "-") {
                     // Nothing of ours goes there: who waits for the end of these is not to wait for us.
                     child::silence(1);
                     child::silence(2);
@@ -309,6 +309,11 @@ impl<'a> Keeper<'a> {
         let done = move || {
             // A program that goes on logging would keep this here for ever.
             let _ = wait_journaled(&dir, None, Duration::from_secs(2));
+            // The pass that released them tells its totals after that.
+            let (passes, begun) = (passes(&dir), Instant::now());
+            while self::passes(&dir) == passes && begun.elapsed() < Duration::from_secs(1) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             let _ = events.send(Event::Journaled);
         };
         self.in_thread(done);
@@ -379,6 +384,8 @@ impl<'a> Keeper<'a> {
 
     fn finish(&mut self, summary: &Summary) -> Exit {
         let t = &summary.totals;
+        // Also what a drain before this one has delivered.
+        let records = self.engine.journaled().saturating_sub(self.engine.begun().next_record);
         let mut keep = t.lost > 0;
         for o in &summary.outcomes {
             match o {
@@ -391,7 +398,7 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
-        let done = format!("done {} {} {} {} {}", t.records, t.bytes, t.spilled, t.lost, u8::from(keep));
+        let done = format!("done {records} {} {} {} {}", t.bytes, t.spilled, t.lost, u8::from(keep));
         let heard = self.tell(&done);
         if (self.run_gone || self.handed_over || !heard) && self.args.unnamed {
             run::remove_or_name(&self.settings, keep, &[std::process::id(), self.args.run]);
@@ -424,8 +431,13 @@ fn wait_journaled(dir: &Path, pid: Option<u32>, patience: Duration) -> bool {
     true
 }
 
+/// Passes that the drain of a channel has made.
+fn passes(dir: &Path) -> u64 {
+    place::open(dir).map_or(0, |c| c.ctl().word(ctl::PASSES).load(Acquire))
+}
+
 /// Whether a process other than `me` may still log to the channel.
-fn alive(dir: &Path, me: u32) -> bool {
+pub fn alive(dir: &Path, me: u32) -> bool {
     let facts = Facts::read();
     let Ok(channel) = place::open(dir) else { return false };
     let stems = channel.producers().unwrap_or_default();

@@ -8,7 +8,7 @@
 
 use super::capture::{self, Source, Stream, Taker};
 use super::holders::holders;
-use super::{Exit, Format, RunArgs, engine, rm};
+use super::{Exit, Format, RunArgs, engine, keep, rm};
 use spillring::env::Settings;
 use spillring::sink::{Output, SinkSpec};
 use spillring::sync::{AtomicBool, AtomicU64, Ordering::*};
@@ -82,7 +82,7 @@ pub fn sinks(
 /// Our own descriptor whose reader may go away, and with it the command's.
 pub fn reader(output: Option<&Path>, format: Option<Format>, stream: Stream) -> Option<RawFd> {
     match (output, format, stream) {
-        (Some(_), ..) => None,
+        (Some(file), ..) if file.as_os_str() != "-" => None,
         (None, None | Some(Format::Raw), Stream::Err) => Some(2),
         _ => Some(1),
     }
@@ -231,7 +231,10 @@ impl Launch {
         pipes: &[Option<File>; 2],
         events: &Sender<Event>,
     ) -> Result<Drain> {
-        let failed = |e| Error::os("starting the drain", e);
+        let failed = |e: std::io::Error| match e.raw_os_error() {
+            Some(libc::ENOENT) => Error::os("starting the drain from /proc/self/exe (is /proc mounted?)", e),
+            _ => Error::os("starting the drain", e),
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         // The very program that runs, also when its file was replaced meanwhile.
         let mut c = Command::new("/proc/self/exe");
@@ -357,6 +360,9 @@ fn supervise(
     if let Some(err) = err {
         command.stderr(err);
     }
+    // What comes before it is there would reach nobody.
+    let early: Vec<i32> =
+        std::iter::from_fn(|| child::wait(&signals, Duration::ZERO)).map(|s| s.signal).collect();
     let started = Instant::now();
     let child = match command.spawn() {
         Ok(c) => c,
@@ -379,6 +385,9 @@ fn supervise(
     // Our copies of the command's ends.
     drop(command);
     let pid = child.id();
+    for signal in early.into_iter().filter(|&s| s != libc::SIGCHLD) {
+        let _ = child::kill(pid, signal);
+    }
     watch_signals(signals, pid, events.clone());
 
     let (guard, taker) = taker.unzip();
@@ -745,11 +754,21 @@ impl Supervisor<'_> {
             }
             return;
         }
+        // Of a named channel others may be the producers, and have a drain of their own.
+        let logs_on = !self.left_open
+            && self.args.channel.is_none()
+            && keep::alive(&self.settings.channel_dir(), std::process::id());
         if self.drain.is_none() {
             if self.left_open {
                 self.name_holders();
             }
             self.end = End::Over;
+        } else if logs_on && std::process::id() != 1 && self.cut_off.is_none() {
+            let (pid, name) = (self.drain.as_ref().map_or(0, |d| d.pid), &self.settings.channel);
+            say!("others still log to this channel: the drain (pid {pid}) goes on; channel {name}");
+            self.left_open = true;
+            self.end = End::Flushing;
+            self.tell("flush");
         } else if self.left_open {
             self.name_holders();
             if std::process::id() == 1 {
@@ -786,8 +805,9 @@ impl Supervisor<'_> {
             let elapsed = self.started.elapsed().as_secs_f64();
             let records = done.records;
             let gone = if removed { " (removed)" } else { "" };
+            let what = if records == 1 { "record" } else { "records" };
             say!(
-                "{records} records, {bytes} bytes, {spilled} spilled, {lost} in {elapsed:.1} s; channel {name}{gone}"
+                "{records} {what}, {bytes} bytes, {spilled} spilled, {lost} in {elapsed:.1} s; channel {name}{gone}"
             );
         }
         let status = self.status.unwrap_or_default();

@@ -128,6 +128,8 @@ impl Out {
                     continue;
                 }
                 Some(libc::EPIPE | libc::ECONNRESET) => return Err(WriteEnd::Broken),
+                // A terminal that was hung up.
+                Some(libc::EIO) if !self.regular => return Err(WriteEnd::Broken),
                 Some(libc::EBADF | libc::EINVAL) => return Err(WriteEnd::Failed(e)),
                 // A full disk, a quota, a size limit, a sick disk: they pass.
                 _ => watch.retry(&self.place, &e),
