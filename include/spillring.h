@@ -316,7 +316,7 @@ typedef union spr_value {
 } spr_value;
 
 /* Words that the library keeps in a site. */
-#define SPR_PLAN_ 9
+#define SPR_PLAN_ 10
 
 /*
  * The facts of a call site. The macros make a static one of it; a program that knows them at run time only fills

@@ -100,9 +100,11 @@ pub struct Site {
 // SAFETY: the facts are static and never change; the rest is atomic.
 unsafe impl Sync for Site {}
 
-/// Words of a plan: 16 operations, 16 precisions, a word of sums, 16 types as they are stored.
-pub const PLAN: usize = 9;
+/// Words of a plan: 16 operations, 16 precisions, a word of sums, 16 types as they are stored, the strings of a
+/// quick one.
+pub const PLAN: usize = 10;
 const TYPES: usize = 7;
+const QUICK: usize = 9;
 
 /// Operations. Up to 8: so many low bytes of the value.
 mod op {
@@ -133,6 +135,10 @@ mod sum {
     pub const STRINGS: u64 = 1 << 33;
     pub const ERRNO: u64 = 1 << 34;
     pub const TEXTS: u64 = 1 << 35;
+    /// At most 8 operations, all of them numbers of up to 8 bytes, STR, CSTR and CSTR_BEFORE: the usual case, whose
+    /// code stays in registers. The strings stand in a word of their own, a byte each: where in the values (5 bits),
+    /// and the operation less STR.
+    pub const QUICK: u64 = 1 << 36;
 }
 
 #[derive(Clone, Copy)]
@@ -308,7 +314,22 @@ impl Site {
             let w = b.iter().rev().fold(0, |w, b| w << 16 | u64::from(*b));
             self.plan[2 + i].store(w, Relaxed);
         }
-        let sums = u64::from(plan.fixed) | (plan.n as u64) << sum::OPS | plan.flags | sum::READY;
+        let (mut strings, mut n, mut at, mut quick) = (0, 0, 0u64, plan.n <= 8);
+        for &op in &plan.ops[..plan.n] {
+            match op {
+                1..=8 => at += 1,
+                op::STR | op::CSTR | op::CSTR_BEFORE => {
+                    // The highest bit says that there is one: a place in the values may be 0.
+                    strings |= (0x80 | u64::from(op - op::STR) << 5 | at & 31) << (8 * (n & 7));
+                    n += 1;
+                    at += if op == op::STR { 2 } else { 1 };
+                }
+                _ => quick = false,
+            }
+        }
+        self.plan[QUICK].store(strings, Relaxed);
+        let quick = if quick { sum::QUICK } else { 0 };
+        let sums = u64::from(plan.fixed) | (plan.n as u64) << sum::OPS | plan.flags | quick | sum::READY;
         // Release, pairs with the load in `log`. Whoever else is here stores the same.
         self.plan[6].store(sums, Release);
     }
@@ -480,10 +501,16 @@ unsafe fn measure(op: u8, bound: u16, values: *const Value) -> Result<u32, i32> 
             }
             return u32::try_from(len).map_err(|_| spillring::Code::TooLarge as i32);
         }
-        let precision = match op {
-            op::CSTR => None,
-            op::CSTR_FIXED => Some(usize::from(bound)),
-            _ => usize::try_from((*values.sub(1)).i as i32).ok().filter(|n| *n <= MAX_STRING),
+        if op == op::CSTR && !p.is_null() {
+            let len = libc::strnlen(p.cast(), MAX_STRING + 1);
+            return Ok(if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 });
+        }
+        let precision = if op == op::CSTR {
+            None
+        } else if op == op::CSTR_FIXED {
+            Some(usize::from(bound))
+        } else {
+            usize::try_from((*values.sub(1)).i as i32).ok().filter(|n| *n <= MAX_STRING)
         };
         if p.is_null() {
             let whole = precision.is_none_or(|n| n >= NULL_TEXT.len());
@@ -495,11 +522,11 @@ unsafe fn measure(op: u8, bound: u16, values: *const Value) -> Result<u32, i32> 
     }
 }
 
-/// The log call, after the checks. Async-signal-safe.
+/// A log call that is not quick, after the checks. Async-signal-safe.
 ///
 /// # Safety
 /// `values` are as many, and of such types, as the site says.
-#[inline(always)]
+#[inline(never)]
 unsafe fn send(
     site: &Site,
     ops: *const u8,
@@ -570,6 +597,135 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
     // SAFETY: NULL, or the caller's site.
     let Some(site) = (unsafe { site.as_ref() }) else { return codes::NULL };
     let sums = site.plan[6].load(Acquire);
+    let ops = site.plan[0].load(Relaxed);
+    if sums & sum::QUICK == 0 || values.is_null() && ops != 0 {
+        // SAFETY: by the caller.
+        return unsafe { general(site, sums, ticks, values) };
+    }
+    let mut lens = [const { MaybeUninit::uninit() }; 8];
+    let mut len = sums as usize & 0xffff;
+    let mut strings = site.plan[QUICK].load(Relaxed);
+    let mut i = 0;
+    while strings != 0 {
+        // SAFETY: the plan says where in the values a string is, and that one is before it where it needs that; there
+        // are at most 8.
+        unsafe {
+            let at = values.add(strings as usize & 31);
+            match measure(op::STR + (strings >> 5) as u8 % 4, 0, at) {
+                Ok(n) => {
+                    lens.get_unchecked_mut(i).write(n);
+                    len += n as usize;
+                }
+                Err(code) => return code,
+            }
+        }
+        i += 1;
+        strings >>= 8;
+    }
+    let payload = Quick { ops, values, lens: &lens, len };
+    let mut types = [const { MaybeUninit::uninit() }; 2];
+    let room = &mut types;
+    let facts = move || {
+        let room = room; // moved out: it is asked for once
+        site_facts(site, (sums >> sum::OPS) as usize & 0xff, room)
+    };
+    translate(spillring::writer::log_payload(&site.id, facts, payload, ticks))
+}
+
+/// The arguments of a call whose plan is a quick one: see [`sum::QUICK`].
+#[derive(Clone, Copy)]
+struct Quick<'a> {
+    /// One a byte, the first one lowest.
+    ops: u64,
+    values: *const Value,
+    /// Of the strings.
+    lens: &'a [MaybeUninit<u32>; 8],
+    len: usize,
+}
+
+// SAFETY: as for `Captured`.
+unsafe impl Payload for Quick<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) {
+        // SAFETY: as for `Captured`.
+        unsafe {
+            let end = dst.add((self.len + 7) & !7);
+            let (mut to, mut values, mut ops) = (dst, self.values, self.ops);
+            let mut lens = self.lens.as_ptr();
+            while ops != 0 {
+                let op = ops as u8;
+                ops >>= 8;
+                let v = (*values).u;
+                if op <= 8 {
+                    if end.offset_from(to) >= 8 {
+                        // The next one overwrites what is too much.
+                        to.cast::<u64>().write_unaligned(v);
+                    } else if op == 4 {
+                        to.cast::<u32>().write_unaligned(v as u32);
+                    } else {
+                        // Of 8 bytes there is room for 8.
+                        to.write(v as u8);
+                        if op == 2 {
+                            to.add(1).write((v >> 8) as u8);
+                        }
+                    }
+                    to = to.add(usize::from(op));
+                    values = values.add(1);
+                } else {
+                    let len = (*lens).assume_init();
+                    lens = lens.add(1);
+                    to.cast::<u32>().write_unaligned(len);
+                    to = to.add(4);
+                    if op == op::STR || !(*values).p.is_null() && !Captured::is_cut(op, len) {
+                        core::ptr::copy_nonoverlapping((*values).p, to, len as usize);
+                    } else {
+                        seldom((*values).p, len, to);
+                    }
+                    to = to.add(len as usize);
+                    values = values.add(if op == op::STR { 2 } else { 1 });
+                }
+            }
+        }
+    }
+
+    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
+        let ops = self.ops.to_le_bytes();
+        let n = ops.iter().position(|op| *op == 0).unwrap_or(8);
+        let (mut lens, mut next) = ([const { MaybeUninit::uninit() }; MAX_ARGS], 0);
+        for i in 0..n {
+            if ops[i] >= op::STR {
+                lens[i] = self.lens[next];
+                next += 1;
+            }
+        }
+        let all =
+            Captured { ops: ops.as_ptr(), n, values: self.values, lens: &lens, len: self.len, errno: 0 };
+        all.pieces(f);
+    }
+}
+
+/// A string that is NULL, or cut.
+#[cold]
+#[inline(never)]
+unsafe fn seldom(from: *const u8, len: u32, to: *mut u8) {
+    let from = if from.is_null() { NULL_TEXT.as_ptr() } else { from };
+    let n = len as usize - if len as usize > MAX_STRING { CUT.len() } else { 0 };
+    // SAFETY: by the caller, `len` bytes of room; a string has as many as were measured, and NULL shows as at most 6.
+    unsafe {
+        core::ptr::copy_nonoverlapping(from, to, n);
+        core::ptr::copy_nonoverlapping(CUT.as_ptr(), to.add(n), len as usize - n);
+    }
+}
+
+/// A call that is not quick.
+#[cold]
+#[inline(never)]
+unsafe fn general(site: &Site, sums: u64, ticks: u64, values: *const Value) -> i32 {
     if sums & (sum::READY | sum::TEXTS) != sum::READY {
         return unusual(site, ticks, values);
     }

@@ -262,11 +262,11 @@ pub fn punch_hole(fd: i32, at: u64, len: u64) -> Result<(), Errno> {
 /// when the disk is full or the size limit comes in between. `fd` should be O_APPEND as well: a
 /// sandbox may forbid the call that appends on any descriptor, and then it has to be.
 pub fn append(fd: i32, parts: &[libc::iovec]) -> Result<usize, Errno> {
-    let n = parts.len() as i32;
+    // Each as wide as a register: what is passed to a variadic function as an int leaves its upper half as it was.
+    let (fd, n, append) = (i64::from(fd), parts.len() as i64, i64::from(libc::RWF_APPEND));
     // SAFETY: the caller's parts are readable; the kernel checks them again.
-    let r = retry(|| unsafe {
-        libc::syscall(libc::SYS_pwritev2, fd, parts.as_ptr(), n, 0usize, 0usize, libc::RWF_APPEND)
-    });
+    let r =
+        retry(|| unsafe { libc::syscall(libc::SYS_pwritev2, fd, parts.as_ptr(), n, 0usize, 0usize, append) });
     match r {
         Err(Errno(libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM)) => {
             // Not the C library's: that one is a cancellation point.
