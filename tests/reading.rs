@@ -3,7 +3,7 @@
 
 mod reader_kit;
 
-use reader_kit::{BIN, Killed, Place, err, on_terminal, out, wait_until};
+use reader_kit::{BIN, Killed, Place, Running, err, on_terminal, out, wait_until};
 use spillring::journal::{DirStorage, Journal, Loss, Options, SiteFacts, ThreadFacts, kind};
 use spillring::layout::site::{style, ty};
 use spillring::record::{DynFields, Value};
@@ -361,8 +361,8 @@ fn a_large_journal_is_read_from_its_end() {
 /// Readers take no lock and write nowhere, so there is nothing that a writer or the drain could wait for.
 fn readers_only_read() {
     let p = Place::new();
-    let mut c = p.command(&["run", "--channel", "x", "--", "sh", "-c", "seq 100; sleep 60"]);
-    let _flood = Killed(c.stdout(Stdio::null()).spawn().unwrap());
+    let mut c = p.command(&["run", "--channel", "x", "--", "sh", "-c", "seq 100; exec sleep 60"]);
+    let _run = Running(c.stdout(Stdio::null()).spawn().unwrap());
     wait_until("it is drained", || out(&p.spillring(&["cat", "x"])).lines().count() == 100);
     let ours = [p.channels().display().to_string(), p.journal("x").display().to_string()];
     for args in [&["cat", "x"][..], &["tail", "x"], &["tail", "-n", "3", "x", "--grep", "9"]] {
@@ -388,7 +388,7 @@ fn first_byte_during_a_flood() {
     let p = Place::new();
     let mut c = p.command(&["run", "--channel", "x", "--", "yes", "a line of the flood"]);
     c.env("SPILLRING_RETAIN_BYTES", "256m").stdout(Stdio::null());
-    let mut flood = Killed(c.spawn().unwrap());
+    let mut flood = Running(c.spawn().unwrap());
     wait_until("it floods", || {
         let all = std::fs::read_dir(p.journal("x")).into_iter().flatten().flatten();
         all.filter_map(|e| e.metadata().ok()).map(|m| m.len()).sum::<u64>() > 8 << 20

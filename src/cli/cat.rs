@@ -36,15 +36,16 @@ pub fn run(args: &CatArgs, settings: &Settings) -> Result<Exit> {
     };
     let mut printer = Printer::new(&args.show, by_default, true);
     let mut readers = Vec::new();
-    for (name, dir) in dirs {
+    for (name, dir) in &dirs {
         let reader = match (&args.from_sink, args.show.filter.since) {
-            (Some(sink), _) => printer.where_sink_stopped(sink, &dir)?,
-            (None, Some(since)) => Reader::since(DirSource::open(&dir)?, since)?,
-            (None, None) => Reader::open(&dir)?,
+            (Some(sink), _) => printer.where_sink_stopped(sink, dir)?,
+            (None, Some(since)) => Reader::since(DirSource::open(dir)?, since)?,
+            (None, None) => Reader::open(dir)?,
         };
-        readers.push((name, reader));
+        readers.push((name.clone(), reader));
     }
     let mut merged = Merged::new(readers)?;
+    merged.as_of_now(&dirs)?;
     let mut filter = Filter::new(&args.show.filter);
     printer.all(&mut merged, &mut filter)?;
     printer.end(&filter, true)
@@ -64,6 +65,7 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
             readers.push((name.clone(), Reader::tail(DirSource::open(dir)?, back)?));
         }
         let mut merged = Merged::new(readers)?;
+        merged.as_of_now(&dirs)?;
         printer.last = Some(Last::new(args.lines));
         if args.follow {
             merged.run(&mut filter, &mut printer)?;
@@ -89,6 +91,7 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
         return printer.end(&filter, whole);
     }
     printer.screen.flush()?;
+    merged.and_on();
     loop {
         // A reader that goes away is noticed also while nothing is printed.
         let mut out = [Polled::reader_of(std::io::stdout().as_raw_fd())];

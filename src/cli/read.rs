@@ -6,6 +6,7 @@ use spillring::layout::journal::{SEG_HEADER, batch};
 use spillring::{Code, Error, Result};
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Who is told what a journal holds.
@@ -80,6 +81,8 @@ struct Feed {
     /// The first record that was read, and the oldest there was.
     first: Option<u64>,
     oldest: u64,
+    /// What comes from this record on is not waited for.
+    until: Option<u64>,
 }
 
 /// Several journals, by time.
@@ -102,9 +105,26 @@ impl Merged {
                 bytes: Vec::new(),
                 first: None,
                 oldest: oldest.unwrap_or(0),
+                until: None,
             })
         };
         Ok(Merged { feeds: readers.into_iter().map(feed).collect::<Result<_>>()?, looked: Instant::now() })
+    }
+
+    /// Reads only what is there now, however fast more comes. `dirs`: where the journals are.
+    pub fn as_of_now(&mut self, dirs: &[(String, PathBuf)]) -> Result<()> {
+        for (f, (_, dir)) in self.feeds.iter_mut().zip(dirs) {
+            f.until = match f.reader.end_then() {
+                Some(n) => Some(n),
+                None => Reader::tail(DirSource::open(dir)?, 0)?.end_then(),
+            };
+        }
+        Ok(())
+    }
+
+    /// From here on everything that comes.
+    pub fn and_on(&mut self) {
+        self.feeds.iter_mut().for_each(|f| f.until = None);
     }
 
     /// Whether reading began at the oldest record of each.
@@ -169,8 +189,10 @@ impl Merged {
     /// After the end: what stands behind the last whole batch of each. `true`: look again.
     pub fn torn(&mut self, waited: u32, view: &mut impl View) -> Result<bool> {
         let mut again = false;
-        for f in &self.feeds {
+        for f in &mut self.feeds {
             match torn(&f.reader)? {
+                // More than was asked for stands there.
+                Some(_) if f.at_end() && f.reader.next_batch()?.is_some() => {}
                 Some(_) if waited < 5 => again = true,
                 Some((segment, offset, bytes)) => view.say(
                     format!(
@@ -223,12 +245,20 @@ fn show(e: &Entry<'_>, filter: &mut Filter<'_>, view: &mut impl View) -> Result<
 }
 
 impl Feed {
+    /// All that was asked for was read.
+    fn at_end(&self) -> bool {
+        self.until.is_some_and(|end| self.reader.position().is_some_and(|p| p.next_record >= end))
+    }
+
     /// The next item: its records to `take`, everything else to `view`. False: nothing yet.
     fn next<V: View>(
         &mut self,
         view: &mut V,
         mut take: impl FnMut(&Entry<'_>, &mut V) -> Result<()>,
     ) -> Result<bool> {
+        if self.at_end() {
+            return Ok(false);
+        }
         match self.reader.next_batch()? {
             None => return Ok(false),
             Some(Item::Batch(batch)) => {

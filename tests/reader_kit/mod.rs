@@ -108,6 +108,21 @@ impl Drop for Killed {
     }
 }
 
+/// A `run` that does not outlive the test: told to end, and its command with it (SIGKILL would leave that).
+pub struct Running(pub std::process::Child);
+impl Drop for Running {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers; the process is our child and not waited for yet.
+        unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
+        let begun = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs a command on a terminal of 24 lines: what it shows, and its status.
 pub fn on_terminal(mut c: Command) -> (String, std::process::ExitStatus) {
     use std::io::Read;
