@@ -25,7 +25,7 @@
  * Under each function stands: async-signal-safe? may block? thread-safe? and the codes it gives beside SPR_E_NULL
  * and SPR_E_PANIC.
  *
- * dlopen: the library takes 176 bytes of static thread-local storage, so that a thread's first log call may stand
+ * dlopen: the library takes about 300 bytes of static thread-local storage, so that a thread's first log call may stand
  * in a signal handler. Should dlopen say "cannot allocate memory in static TLS block", others have taken it
  * all: preload the library (LD_PRELOAD=libspillring.so.0) or link it, or raise
  * GLIBC_TUNABLES=glibc.rtld.optional_static_tls. musl cannot dlopen such a library at all: link it.
@@ -578,12 +578,12 @@ int spr_reader_close(spr_reader *reader);
 /*
  * The same at a level that is a constant.
  */
-#define SPR_LOG(level, ...) SPR_CALL_(level, 0, __VA_ARGS__)
+#define SPR_LOG(level, ...) SPR_CALL_(level, spr_log(&spr_site_, spr_values_), __VA_ARGS__)
 
 /*
  * The same of something that happened at ticks (spr_now).
  */
-#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, ticks, __VA_ARGS__)
+#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, spr_log_at(&spr_site_, ticks, spr_values_), __VA_ARGS__)
 
 /*
  * The first of every n calls that come by here while the level is let through.
@@ -623,7 +623,7 @@ int spr_reader_close(spr_reader *reader);
      (uint16_t)(sizeof(SPR_TARGET) - 1), (uint16_t)(sizeof(format) - 1), 0, (uint8_t)(level), style, n,            \
      SPR_SITE_ABI, 0}
 
-#define SPR_CALL_(lvl, ticks, ...)                                                                                 \
+#define SPR_CALL_(lvl, call, ...)                                                                                  \
     do {                                                                                                           \
         if (0)                                                                                                     \
             spr_check_(__VA_ARGS__);                                                                               \
@@ -635,7 +635,7 @@ int spr_reader_close(spr_reader *reader);
             static spr_site spr_site_ = SPR_SITE_INIT_(lvl, SPR_FIRST_(__VA_ARGS__, 0), spr_types_,                \
                                                        SPR_COUNT_(__VA_ARGS__), SPR_STYLE_PRINTF);                 \
             const spr_value spr_values_[] = {SPR_EACH_(SPR_VALUE_, __VA_ARGS__)};                                  \
-            (void)spr_log_at(&spr_site_, ticks, spr_values_);                                                      \
+            (void)call;                                                                                            \
         }                                                                                                          \
     } while (0)
 

@@ -437,7 +437,7 @@ template <unsigned N, class... A> __attribute__((cold, noinline)) void put_names
     __atomic_store_n(names, all[0], __ATOMIC_RELEASE);
 }
 
-template <size_t N, class... A>
+template <bool Now, size_t N, class... A>
 inline __attribute__((always_inline)) int log(const spr_site *site, char *names, uint64_t ticks, const char (&)[N],
                                               const A &...a) noexcept {
     using All = Args<A...>;
@@ -452,7 +452,11 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
             put_names<All::names>(names, a...);
     }
     (void)names;
-    return spr_log_at(site, ticks, All::values ? values : nullptr);
+    const spr_value *given = All::values ? values : nullptr;
+    if constexpr (Now)
+        return (void)ticks, spr_log(site, given);
+    else
+        return spr_log_at(site, ticks, given);
 }
 
 } // namespace detail
@@ -460,7 +464,7 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
 
 #define SPR_FIRST_(format, ...) format
 
-#define SPR_CALL_(lvl, ticks, ...)                                                                                 \
+#define SPR_CALL_(lvl, now, ticks, ...)                                                                                \
     do {                                                                                                           \
         if ((lvl) >= SPR_MIN_LEVEL && spr_enabled(lvl)) {                                                          \
             using SprArgs_ = decltype(::spr::detail::args_of(__VA_ARGS__));                                        \
@@ -501,7 +505,7 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
                                          static_cast<uint8_t>(SprArgs_::n),                                        \
                                          SPR_SITE_ABI,                                                             \
                                          0};                                                                       \
-            (void)::spr::detail::log(&spr_site_, spr_names_, ticks, __VA_ARGS__);                                  \
+            (void)::spr::detail::log<now>(&spr_site_, spr_names_, ticks, __VA_ARGS__);                             \
         }                                                                                                          \
     } while (0)
 
@@ -516,8 +520,8 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
 
 /* At a level that is a constant; of something that happened at ticks (spr_now); the first of every n calls that come by here
  * while the level is let through; the first n of them. */
-#define SPR_LOG(level, ...) SPR_CALL_(level, 0, __VA_ARGS__)
-#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, ticks, __VA_ARGS__)
+#define SPR_LOG(level, ...) SPR_CALL_(level, true, 0, __VA_ARGS__)
+#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, false, ticks, __VA_ARGS__)
 #define SPR_LOG_EVERY_N(level, n, ...)                                                                             \
     do {                                                                                                           \
         static uint64_t spr_count_;                                                                                \

@@ -623,13 +623,11 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
         strings >>= 8;
     }
     let payload = Quick { ops, values, lens: &lens, len };
-    let mut types = [const { MaybeUninit::uninit() }; 2];
-    let room = &mut types;
-    let facts = move || {
-        let room = room; // moved out: it is asked for once
-        site_facts(site, (sums >> sum::OPS) as usize & 0xff, room)
-    };
-    translate(spillring::writer::log_payload(&site.id, facts, payload, ticks))
+    match spillring::writer::log_registered(&site.id, payload, ticks) {
+        Some(outcome) => translate(outcome),
+        // SAFETY: by the caller.
+        None => unsafe { general(site, sums, ticks, values) },
+    }
 }
 
 /// The arguments of a call whose plan is a quick one: see [`sum::QUICK`].

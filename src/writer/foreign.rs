@@ -97,6 +97,16 @@ pub fn log_payload<'a, P: Payload>(
     send(PayloadRecord { id: n, ticks, inline: Inline { facts: None, len: 0 }, payload })
 }
 
+/// The same for a site that has an entry; None, and nothing is logged: it has none. All that is usual is inlined here.
+#[inline(always)]
+pub fn log_registered<P: Payload>(id: &SiteId, payload: P, ticks: u64) -> Option<Outcome> {
+    let id = id.get();
+    if id == 0 {
+        return None;
+    }
+    Some(send(PayloadRecord { id, ticks, inline: Inline { facts: None, len: 0 }, payload }))
+}
+
 #[inline(always)]
 fn send<P: Payload>(r: PayloadRecord<'_, P>) -> Outcome {
     let out = call::log(&Call::new(), &r);

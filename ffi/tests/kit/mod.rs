@@ -73,7 +73,7 @@ fn install(name: &str, features: &str) -> Tree {
         .env_remove("DESTDIR")
         .env_remove("LIBDIR")
         .env("FEATURES", features)
-        .env("CARGO_TARGET_DIR", root().join("target/ffi-tests").join(format!("{name}-build")))
+        .env("CARGO_TARGET_DIR", root().join("target/ffi-tests/build"))
         .output()
         .expect("sh");
     assert!(out.status.success(), "install.sh: {}{}", text(&out.stdout), text(&out.stderr));
