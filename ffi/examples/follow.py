@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Shows what is logged to a channel as it comes, until Ctrl-C: by this program or any other, in whichever language.
+"""Shows what is logged to a channel as it comes, until Ctrl-C: by this program or any other, in whichever
+language.
 
-    python ffi/examples/follow.py CHANNEL [LEVEL]
+python ffi/examples/follow.py CHANNEL [LEVEL]
 """
 
 import logging
@@ -26,7 +27,10 @@ def main() -> int:
                 if r.level >= least or r.kind in ("loss", "gap"):
                     when = time.strftime("%H:%M:%S", time.localtime(r.time))
                     fields = "".join(f" {k}={v!r}" for k, v in r.fields.items())
-                    print(f"{when} {r.pid} {logging.getLevelName(r.level)} {r.logger}: {r.message}{fields}", flush=True)
+                    print(
+                        f"{when} {r.pid} {logging.getLevelName(r.level)} {r.logger}: {r.message}{fields}",
+                        flush=True,
+                    )
     except spillring.Error as e:
         print(f"follow.py: {e}", file=sys.stderr)
         return 1

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""A program that logs through spillring, configured by logging's own dictConfig, and reads back what it logged.
+"""A program that logs through spillring, configured by logging's own dictConfig, and reads back what it
+logged.
 
-    pip install --no-index target/wheel/spillring-*.whl && python ffi/examples/orders.py
+pip install --no-index target/wheel/spillring-*.whl && python ffi/examples/orders.py
 """
 
 import contextvars
+import gc
 import logging
 import logging.config
 
@@ -12,9 +14,12 @@ import spillring
 
 customer = contextvars.ContextVar("customer")
 
-logging.config.dictConfig({"version": 1,
-    "handlers": {"log": {"class": "spillring.Handler", "channel": "orders", "drain": True, "contextvars": ["__main__.customer"]}},
-    "root": {"handlers": ["log"], "level": "INFO"}})
+logging.config.dictConfig({
+    "version": 1,
+    "handlers": {"log": {"class": "spillring.Handler", "channel": "orders", "drain": True,
+                         "contextvars": ["__main__.customer"]}},
+    "root": {"handlers": ["log"], "level": "INFO"},
+})
 
 log = logging.getLogger("shop.orders")
 
@@ -43,7 +48,7 @@ def main() -> None:
             except ValueError:
                 log.exception("refused")
     del cart
-    __import__("gc").collect()
+    gc.collect()
 
     # All of it is in the journal when this returns; the reader does not need to wait for that.
     if not spillring.flush(10):

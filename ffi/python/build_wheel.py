@@ -3,9 +3,10 @@
 
     python3 ffi/python/build_wheel.py [--out DIR]
 
-Needs cargo, a C compiler (CC, default cc) and the headers of CPython 3.9 or later (python3-dev). The wheel carries the
-library and needs none of them: `pip install --no-index WHEEL`. It serves CPython from 3.9 on, on Linux with the glibc of
-the machine that built it or a later one. Prints the path of the wheel (default: in target/wheel). Also a PEP 517 backend.
+Needs cargo, a C compiler (CC, default cc) and the headers of CPython 3.9 or later (python3-dev). The wheel
+carries the library and needs none of them: `pip install --no-index WHEEL`. It serves CPython from 3.9 on,
+on Linux with the glibc of the machine that built it or a later one. Prints the path of the wheel (default:
+in target/wheel). Also a PEP 517 backend.
 """
 
 import argparse
@@ -39,7 +40,9 @@ def tag() -> str:
 
 def run(command, **more) -> str:
     try:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+        )
     except FileNotFoundError:
         sys.exit(f"build_wheel.py: {command[0]} is missing: install it, or put it on the PATH")
     if done.returncode != 0:
@@ -57,7 +60,9 @@ def library() -> pathlib.Path:
 def extension(to: pathlib.Path) -> None:
     include = sysconfig.get_paths()["include"]
     if not (pathlib.Path(include) / "Python.h").is_file():
-        sys.exit(f"build_wheel.py: {include}/Python.h is missing: install python3-dev, or run this by a Python that has it")
+        sys.exit(
+            f"build_wheel.py: {include}/Python.h is missing: install python3-dev, or use a Python that has it"
+        )
     with tempfile.TemporaryDirectory() as work:
         # Nothing but the module's entry is to be seen: a program may have a libspillring of its own.
         symbols = pathlib.Path(work) / "map"
@@ -65,9 +70,18 @@ def extension(to: pathlib.Path) -> None:
         run(
             shlex.split(os.environ.get("CC", "cc"))
             + "-std=c11 -O2 -g0 -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Werror".split()
-            + ["-Wno-unused-function", f"-I{ROOT / 'include'}", f"-isystem{include}", str(HERE / "src" / "_spillring.c")]
+            + [
+                "-Wno-unused-function",
+                f"-I{ROOT / 'include'}",
+                f"-isystem{include}",
+                str(HERE / "src" / "_spillring.c"),
+            ]
             # nodelete: the library has a fork hook, which must not outlive it.
-            + ["-shared", f"-Wl,--version-script={symbols}", "-Wl,-z,nodelete,-z,relro,-z,now,--gc-sections,-s"]
+            + [
+                "-shared",
+                f"-Wl,--version-script={symbols}",
+                "-Wl,-z,nodelete,-z,relro,-z,now,--gc-sections,-s",
+            ]
             + ["-o", str(to), str(library()), "-Wl,--as-needed", "-lgcc_s", "-lc"]
         )
 
@@ -144,7 +158,9 @@ def build_sdist(sdist_directory, config_settings=None) -> str:
 
 def main() -> None:
     p = argparse.ArgumentParser(description="Builds the wheel of the Python package spillring.")
-    p.add_argument("--out", type=pathlib.Path, default=ROOT / "target" / "wheel", help="where to (default: target/wheel)")
+    p.add_argument(
+        "--out", type=pathlib.Path, default=ROOT / "target" / "wheel", help="where to (default: target/wheel)"
+    )
     print(build(p.parse_args().out.resolve()))
 
 

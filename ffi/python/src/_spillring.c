@@ -3,30 +3,31 @@
  *
  * One extension for every CPython from 3.9 on (the limited API), with libspillring linked into it.
  *
- * What a record takes on its way is here, and Python code runs on that way only where the record asks for it: str() of
- * its arguments, filters, a formatter. No lock is taken and nothing global is held open while such code runs, so that
- * it may log as well: from a finaliser, a signal handler, __str__. The interpreter's lock (GIL) is held during a log
- * call, which does not wait; where a thread has asked to wait for room (thread_may_wait), it is let go.
+ * What a record takes on its way is here, and Python code runs on that way only where the record asks for it:
+ * str() of its arguments, filters, a formatter. No lock is taken and nothing global is held open while such
+ * code runs, so that it may log as well: from a finaliser, a signal handler, __str__. The interpreter's lock
+ * (GIL) is held during a log call, which does not wait; where a thread has asked to wait for room
+ * (thread_may_wait), it is let go.
  *
- * Objects that stay for ever (names, the types) are static: sub-interpreters with a GIL of their own are refused by the
- * import.
+ * Objects that stay for ever (names, the types) are static: sub-interpreters with a GIL of their own are
+ * refused by the import.
  */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x03090000
 #include <Python.h>
-#include <structmember.h>
 #include <spillring.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <structmember.h>
 
 #if PY_VERSION_HEX < 0x030A0000 || Py_LIMITED_API < 0x030A0000
 /* Part of the limited API since 3.10, and the same function in 3.9. */
 PyAPI_FUNC(const char *) PyUnicode_AsUTF8AndSize(PyObject *unicode, Py_ssize_t *size);
 #endif
 
-/* Limits: bytes of a message, of the value of a field, of all fields of a record. A record has at most 16 MiB. What is
- * longer is cut, and a field `cut` says by how many bytes. */
+/* Limits: bytes of a message, of the value of a field, of all fields of a record. A record has at most 16
+ * MiB. What is longer is cut, and a field `cut` says by how many bytes. */
 #define MAX_MESSAGE (8u << 20)
 #define MAX_VALUE (1u << 20)
 #define MAX_FIELDS (4u << 20)
@@ -40,13 +41,13 @@ PyAPI_FUNC(const char *) PyUnicode_AsUTF8AndSize(PyObject *unicode, Py_ssize_t *
 
 static PyObject *Error;
 static PyTypeObject *record_type, *counters_type;
-static PyObject *s_dict, *s_filter, *s_emit, *s_format, *s_report, *s_get_message, *s_format_exception, *s_code,
-    *s_name;
-static PyObject *log_record;  /* logging.LogRecord */
-static PyObject *formatter;   /* a logging.Formatter, for exceptions */
-static PyObject *known;       /* attributes of a LogRecord: not fields */
-static PyObject *unset;       /* what a context variable without a value answers */
-static int waiting_threads;   /* threads that thread_may_wait was called on, ever */
+static PyObject *s_dict, *s_filter, *s_emit, *s_format, *s_report, *s_get_message, *s_format_exception,
+    *s_code, *s_name;
+static PyObject *log_record; /* logging.LogRecord */
+static PyObject *formatter;  /* a logging.Formatter, for exceptions */
+static PyObject *known;      /* attributes of a LogRecord: not fields */
+static PyObject *unset;      /* what a context variable without a value answers */
+static int waiting_threads;  /* threads that thread_may_wait was called on, ever */
 static __thread bool may_wait __attribute__((tls_model("initial-exec")));
 
 static PyObject *ref(PyObject *o) {
@@ -61,12 +62,15 @@ static const struct {
     const char *name;
 } codes[] = {
 #define CODE(name) {SPR_##name, "SPR_" #name}
-    CODE(E_OS),         CODE(E_NO_CHANNEL),    CODE(E_PERMISSION),   CODE(E_NO_SPACE),    CODE(E_BAD_FILE),
-    CODE(E_VERSION),    CODE(E_ARCH),          CODE(E_DRAIN_RUNNING), CODE(E_OTHER_JOURNAL), CODE(E_DAMAGED),
-    CODE(E_BAD_VALUE),  CODE(E_TOO_LARGE),     CODE(E_TIMEOUT),      CODE(E_FILE_LIMIT),  CODE(E_WOULD_BLOCK),
-    CODE(E_NOT_ATTACHED), CODE(E_NULL),        CODE(E_ARGUMENT),     CODE(E_SIZE),        CODE(E_CLOSED),
-    CODE(E_BUSY),       CODE(E_LOST),          CODE(E_PANIC),        CODE(E_END),         CODE(E_LIMIT),
-    CODE(E_ALREADY),
+    CODE(E_OS),           CODE(E_NO_CHANNEL),    CODE(E_PERMISSION),
+    CODE(E_NO_SPACE),     CODE(E_BAD_FILE),      CODE(E_VERSION),
+    CODE(E_ARCH),         CODE(E_DRAIN_RUNNING), CODE(E_OTHER_JOURNAL),
+    CODE(E_DAMAGED),      CODE(E_BAD_VALUE),     CODE(E_TOO_LARGE),
+    CODE(E_TIMEOUT),      CODE(E_FILE_LIMIT),    CODE(E_WOULD_BLOCK),
+    CODE(E_NOT_ATTACHED), CODE(E_NULL),          CODE(E_ARGUMENT),
+    CODE(E_SIZE),         CODE(E_CLOSED),        CODE(E_BUSY),
+    CODE(E_LOST),         CODE(E_PANIC),         CODE(E_END),
+    CODE(E_LIMIT),        CODE(E_ALREADY),
 #undef CODE
 };
 
@@ -78,7 +82,8 @@ static PyObject *fail_with(int code, const char *text) {
             name = codes[i].name;
     PyObject *e = PyObject_CallFunction(Error, "s", text);
     PyObject *number = PyLong_FromLong(code), *word = PyUnicode_FromString(name);
-    if (e && number && word && PyObject_SetAttr(e, s_code, number) == 0 && PyObject_SetAttr(e, s_name, word) == 0)
+    if (e && number && word && PyObject_SetAttr(e, s_code, number) == 0 &&
+        PyObject_SetAttr(e, s_name, word) == 0)
         PyErr_SetObject(Error, e);
     Py_XDECREF(e);
     Py_XDECREF(number);
@@ -235,12 +240,13 @@ static int fields_named(struct fields *b, PyObject *name, PyObject *value) {
 /* == what a LogRecord says == */
 
 enum { NAME, MSG, ARGS, LEVELNAME, LEVELNO, PATHNAME, LINENO, EXC_INFO, EXC_TEXT, STACK_INFO, WANTED };
-static const char *const wanted_names[WANTED] = {"name",   "msg",      "args",     "levelname", "levelno",
+static const char *const wanted_names[WANTED] = {"name",     "msg",    "args",     "levelname", "levelno",
                                                  "pathname", "lineno", "exc_info", "exc_text",  "stack_info"};
 static PyObject *wanted[WANTED];
 
-/* The attributes that LogRecord.__init__ sets, in its order, and which of them are wanted. A record made by it has
- * these very keys in this order, so that one pass without a look-up finds them, and what stands behind is `extra`. */
+/* The attributes that LogRecord.__init__ sets, in its order, and which of them are wanted. A record made by
+ * it has these very keys in this order, so that one pass without a look-up finds them, and what stands behind
+ * is `extra`. */
 #define MAX_KEYS 64
 static PyObject *keys[MAX_KEYS];
 static signed char roles[MAX_KEYS];
@@ -326,15 +332,17 @@ static PyObject *message_of(PyObject *record, const struct facts *f) {
     int any = args == Py_None ? 0 : PyTuple_CheckExact(args) ? PyTuple_Size(args) > 0 : PyObject_IsTrue(args);
     if (any == 0)
         return msg;
-    PyObject *text = any < 0 ? NULL : PyUnicode_CheckExact(msg) ? PyUnicode_Format(msg, args) : PyNumber_Remainder(msg, args);
+    PyObject *text = any < 0                     ? NULL
+                     : PyUnicode_CheckExact(msg) ? PyUnicode_Format(msg, args)
+                                                 : PyNumber_Remainder(msg, args);
     Py_DECREF(msg);
     return text;
 }
 
 /* == sites == */
 
-/* The sites used lately, by the objects that make them: a program has few of these, and they stay. The site is the
- * library's, so that a loss of this cache costs one look-up there. */
+/* The sites used lately, by the objects that make them: a program has few of these, and they stay. The site
+ * is the library's, so that a loss of this cache costs one look-up there. */
 #define CACHE 4096
 static struct slot {
     PyObject *name, *path; /* kept, so that no other object gets their address */
@@ -346,13 +354,14 @@ static struct slot {
 static const unsigned char types[] = {SPR_T_STR, SPR_T_STR};
 
 /* For records whose site the library has no more room for: what makes it stands in their fields. */
-#define GENERAL(level)                                                                                              \
+#define GENERAL(level)                                                                                       \
     {0, 0, {0}, "", "", "{}", "*", types, 0, 0, 2, 2, level, SPR_STYLE_BRACE, 2, SPR_SITE_ABI, 0}
 static spr_site general[] = {GENERAL(SPR_LEVEL_TRACE), GENERAL(SPR_LEVEL_DEBUG), GENERAL(SPR_LEVEL_INFO),
                              GENERAL(SPR_LEVEL_WARN), GENERAL(SPR_LEVEL_ERROR)};
 
 /* The site of these facts; *out is NULL if there is no room for it. */
-static int find_site(PyObject *name, PyObject *path, long line, int level, int with_fields, const spr_site **out) {
+static int find_site(PyObject *name, PyObject *path, long line, int level, int with_fields,
+                     const spr_site **out) {
     uintptr_t h = ((uintptr_t)name >> 4) * 31 + ((uintptr_t)path >> 4) * 17 + (uintptr_t)line * 0x9e3779b1u;
     struct slot *slot = &cache[(h ^ h >> 15 ^ (uintptr_t)level) % CACHE];
     bool mine = slot->name == name && slot->path == path && slot->line == line && slot->level == level;
@@ -409,15 +418,14 @@ static int find_site(PyObject *name, PyObject *path, long line, int level, int w
 
 /* == the handler == */
 
-/* The base of spillring.Handler, before logging.Handler in its MRO: so `filters` and `formatter` that logging sets
- * are members here. */
+/* The base of spillring.Handler, before logging.Handler in its MRO: so `filters` and `formatter` that logging
+ * sets are members here. */
 typedef struct {
-    PyObject_HEAD
-    PyObject *filters;
+    PyObject_HEAD PyObject *filters;
     PyObject *formatter;
-    PyObject *vars;    /* tuple: name, bound `get`, name, ... of context variables */
-    char own_emit;     /* a subclass has an emit of its own */
-    char own_format;   /* ... a format of its own */
+    PyObject *vars;  /* tuple: name, bound `get`, name, ... of context variables */
+    char own_emit;   /* a subclass has an emit of its own */
+    char own_format; /* ... a format of its own */
 } Emitter;
 
 /* All fields of a record. `texts`: exception and stack are not in the message. */
@@ -445,8 +453,7 @@ static int collect(Emitter *self, const struct facts *f, long levelno, bool text
         if (r != 0)
             return -1;
     }
-    if (!has_level(levelno) && f->v[LEVELNAME] &&
-        fields_value(b, "levelname", 9, f->v[LEVELNAME]) != 0)
+    if (!has_level(levelno) && f->v[LEVELNAME] && fields_value(b, "levelname", 9, f->v[LEVELNAME]) != 0)
         return -1;
     if (!texts)
         return 0;
@@ -506,8 +513,7 @@ static int send(const struct facts *f, int level, PyObject *text, struct fields 
     spr_value values[4] = {{.p = s}, {.u = n}, {.p = b ? b->f.data : NULL}, {.u = b ? b->f.used : 0}};
     int code;
     if (waiting_threads && may_wait) {
-        Py_BEGIN_ALLOW_THREADS
-        code = spr_log(site, values);
+        Py_BEGIN_ALLOW_THREADS code = spr_log(site, values);
         Py_END_ALLOW_THREADS
     } else {
         code = spr_log(site, values);
@@ -565,7 +571,8 @@ static int log_one(Emitter *self, PyObject *record) {
         goto end;
     }
     bool formatted = self->own_format || is_set(self->formatter);
-    text = formatted ? PyObject_CallMethodObjArgs((PyObject *)self, s_format, record, NULL) : message_of(record, &f);
+    text = formatted ? PyObject_CallMethodObjArgs((PyObject *)self, s_format, record, NULL)
+                     : message_of(record, &f);
     if (text && !PyUnicode_Check(text)) {
         PyObject *shown = text_of(text);
         Py_DECREF(text);
@@ -599,8 +606,9 @@ end:
     return result;
 }
 
-/* handler._report(record, exception), which calls handleError as logging does: while that exception is handled. (It
- * looks at the traceback, which an exception raised in C has only once Python code has raised it again.) */
+/* handler._report(record, exception), which calls handleError as logging does: while that exception is
+ * handled. (It looks at the traceback, which an exception raised in C has only once Python code has raised it
+ * again.) */
 static int handle_error(PyObject *self, PyObject *record) {
     PyObject *type, *value, *traceback, *r = NULL;
     PyErr_Fetch(&type, &value, &traceback);
@@ -721,7 +729,8 @@ static PyType_Slot emitter_slots[] = {
 };
 
 static PyType_Spec emitter_spec = {"spillring._spillring.Emitter", sizeof(Emitter), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, emitter_slots};
+                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                                   emitter_slots};
 
 /* == the reader == */
 
@@ -738,8 +747,7 @@ struct entry_field {
 };
 
 typedef struct {
-    PyObject_HEAD
-    spr_reader *reader;
+    PyObject_HEAD spr_reader *reader;
     bool open, busy;
     char follow;
     double quiet; /* s without a record that end an iteration which follows; < 0: none */
@@ -866,7 +874,8 @@ static PyStructSequence_Field record_fields[] = {
     {"number", "its number in the journal"},
     {"time", "seconds since 1970"},
     {"time_ns", "ns since 1970"},
-    {"kind", "log, output (captured), loss (lost records stand for it), note (of the drain), gap (lost to a reader)"},
+    {"kind",
+     "log, output (captured), loss (lost records stand for it), note (of the drain), gap (lost to a reader)"},
     {"level", "as in logging: 5 (trace), 10, 20, 30, 40; 0 = none"},
     {"logger", "name of the logger; in other languages: of the target"},
     {"message", "its text"},
@@ -956,10 +965,8 @@ static PyObject *reader_take(Reader *self, double seconds) {
             wait = milliseconds(until - t, SLICE);
         }
         self->busy = true;
-        Py_BEGIN_ALLOW_THREADS
-        fill(self, wait);
-        Py_END_ALLOW_THREADS
-        self->busy = false;
+        Py_BEGIN_ALLOW_THREADS fill(self, wait);
+        Py_END_ALLOW_THREADS self->busy = false;
         if (self->n == 0 && self->code == SPR_E_TIMEOUT) {
             if (PyErr_CheckSignals() != 0 || seconds == 0)
                 return NULL;
@@ -1032,13 +1039,14 @@ static int string_or_none(PyObject *o, const char **out) {
 
 static int reader_init(PyObject *o, PyObject *args, PyObject *kwargs) {
     Reader *self = (Reader *)o;
-    static char *names[] = {"journal", "dir", "channel", "journal_dir", "start", "last", "wait", "follow", "quiet", NULL};
+    static char *names[] = {"journal", "dir",  "channel", "journal_dir", "start",
+                            "last",    "wait", "follow",  "quiet",       NULL};
     PyObject *journal, *dir, *channel, *journal_dir, *quiet;
     unsigned start;
     unsigned long long last;
     int wait, follow;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOIKppO:Reader", names, &journal, &dir, &channel, &journal_dir,
-                                     &start, &last, &wait, &follow, &quiet))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOIKppO:Reader", names, &journal, &dir, &channel,
+                                     &journal_dir, &start, &last, &wait, &follow, &quiet))
         return -1;
     if (self->open || self->busy) {
         PyErr_SetString(PyExc_RuntimeError, "a reader is made once");
@@ -1046,8 +1054,8 @@ static int reader_init(PyObject *o, PyObject *args, PyObject *kwargs) {
     }
     spr_reader_options options = SPR_READER_OPTIONS_INIT;
     if (string_or_none(journal, &options.journal) != 0 || string_or_none(dir, &options.dir) != 0 ||
-        string_or_none(channel, &options.channel) != 0 || string_or_none(journal_dir, &options.journal_dir) != 0 ||
-        seconds_of(quiet, &self->quiet) != 0)
+        string_or_none(channel, &options.channel) != 0 ||
+        string_or_none(journal_dir, &options.journal_dir) != 0 || seconds_of(quiet, &self->quiet) != 0)
         return -1;
     options.from = start;
     options.last = last;
@@ -1059,10 +1067,8 @@ static int reader_init(PyObject *o, PyObject *args, PyObject *kwargs) {
     }
     int code;
     self->busy = true;
-    Py_BEGIN_ALLOW_THREADS
-    code = spr_reader_open(&options, &self->reader);
-    Py_END_ALLOW_THREADS
-    self->busy = false;
+    Py_BEGIN_ALLOW_THREADS code = spr_reader_open(&options, &self->reader);
+    Py_END_ALLOW_THREADS self->busy = false;
     if (code != SPR_OK) {
         fail(code);
         return -1;
@@ -1082,7 +1088,8 @@ static void reader_dealloc(PyObject *o) {
 
 static PyMethodDef reader_methods[] = {
     {"read", (PyCFunction)(void (*)(void))reader_read, METH_VARARGS | METH_KEYWORDS,
-     "read($self, timeout=0)\n--\n\nThe next record, or None if none comes within so many seconds (None: wait for ever)."},
+     "read($self, timeout=0)\n--\n\nThe next record, or None if none comes within so many seconds (None: "
+     "wait for ever)."},
     {"close", reader_close, METH_NOARGS, "close($self)\n--\n\nClose it. Again is no error."},
     {"__enter__", reader_enter, METH_NOARGS, NULL},
     {"__exit__", reader_exit, METH_VARARGS, NULL},
@@ -1110,8 +1117,8 @@ static PyObject *py_init(PyObject *module, PyObject *args) {
     unsigned long long lane_bytes;
     unsigned lanes;
     int drain;
-    if (!PyArg_ParseTuple(args, "OOOOOKIp:init", &dir, &channel, &journal_dir, &level, &overflow, &lane_bytes, &lanes,
-                          &drain))
+    if (!PyArg_ParseTuple(args, "OOOOOKIp:init", &dir, &channel, &journal_dir, &level, &overflow, &lane_bytes,
+                          &lanes, &drain))
         return NULL;
     spr_options o = SPR_OPTIONS_INIT;
     if (string_or_none(dir, &o.dir) != 0 || string_or_none(channel, &o.channel) != 0 ||
@@ -1141,11 +1148,8 @@ static PyObject *wait_by(int (*f)(uint32_t), double seconds) {
             return NULL;
         int code;
         uint32_t ms = milliseconds(until - t, SLICE);
-        Py_BEGIN_ALLOW_THREADS
-        code = f(ms);
-        Py_END_ALLOW_THREADS
-        if (code == SPR_OK)
-            return ref(Py_True);
+        Py_BEGIN_ALLOW_THREADS code = f(ms);
+        Py_END_ALLOW_THREADS if (code == SPR_OK) return ref(Py_True);
         if (code != SPR_E_TIMEOUT)
             return fail(code);
         if (PyErr_CheckSignals() != 0)
@@ -1173,11 +1177,8 @@ static PyObject *py_shutdown(PyObject *module, PyObject *timeout) {
         return NULL;
     int code;
     uint32_t ms = milliseconds(seconds < 0 ? 1e9 : seconds, UINT32_MAX / 2);
-    Py_BEGIN_ALLOW_THREADS
-    code = spr_shutdown(ms);
-    Py_END_ALLOW_THREADS
-    if (code == SPR_OK || code == SPR_E_TIMEOUT)
-        return PyBool_FromLong(code == SPR_OK);
+    Py_BEGIN_ALLOW_THREADS code = spr_shutdown(ms);
+    Py_END_ALLOW_THREADS if (code == SPR_OK || code == SPR_E_TIMEOUT) return PyBool_FromLong(code == SPR_OK);
     return fail(code);
 }
 
@@ -1221,7 +1222,8 @@ static PyStructSequence_Field counters_fields[] = {
     {NULL, NULL},
 };
 
-static PyStructSequence_Desc counters_desc = {"spillring.Counters", "Counters of this process.", counters_fields, 5};
+static PyStructSequence_Desc counters_desc = {"spillring.Counters", "Counters of this process.",
+                                              counters_fields, 5};
 
 static PyObject *py_counters(PyObject *module, PyObject *unused) {
     (void)module;
@@ -1257,8 +1259,8 @@ static PyMethodDef functions[] = {
 };
 
 /* A single phase and static objects: see the head of this file. */
-static struct PyModuleDef module_def = {PyModuleDef_HEAD_INIT, "spillring._spillring", NULL, -1, functions,
-                                        NULL,                  NULL,                   NULL, NULL};
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT, "spillring._spillring", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 /* Learns what a LogRecord looks like. */
 static int learn(void) {
@@ -1327,10 +1329,11 @@ PyMODINIT_FUNC PyInit__spillring(void) {
     unset = PyObject_CallObject((PyObject *)&PyBaseObject_Type, NULL);
     if (!monotonic || !unset || (!log_record && learn() != 0))
         return NULL;
-    Error = PyErr_NewExceptionWithDoc("spillring.Error",
-                                      "What the library could not do: `code` is its number (as in spillring.h), `name` its "
-                                      "name, and str() says what, where, and what to do.",
-                                      NULL, NULL);
+    Error = PyErr_NewExceptionWithDoc(
+        "spillring.Error",
+        "What the library could not do: `code` is its number (as in spillring.h), `name` its "
+        "name, and str() says what, where, and what to do.",
+        NULL, NULL);
     record_type = PyStructSequence_NewType(&record_desc);
     counters_type = PyStructSequence_NewType(&counters_desc);
     PyObject *emitter = PyType_FromSpec(&emitter_spec), *reader = PyType_FromSpec(&reader_spec);

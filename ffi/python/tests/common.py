@@ -1,4 +1,4 @@
-"""What the tests share. Each is a program: it ends with 0, and says what it found, or ends with a traceback."""
+"""What the tests share. Each is a program: it ends with 0 and what it found, or with a traceback."""
 
 import faulthandler
 import logging
@@ -87,6 +87,6 @@ def exactly_once(found: list, expected) -> None:
     twice = len(found) - len(set(found))
     missing = expected - set(found)
     strange = set(found) - expected
-    assert not (twice or missing or strange), (
-        f"{twice} doubled, {len(missing)} missing (as {sorted(missing)[:3]}), {len(strange)} strange ({sorted(strange)[:3]})"
-    )
+    assert not (
+        twice or missing or strange
+    ), f"doubled {twice}, missing {sorted(missing)[:3]}, strange {sorted(strange)[:3]}"

@@ -1,6 +1,7 @@
-"""What a log call costs, as CPU time of the whole process, net of a NullHandler: at most 1.6 of a handler that only formats
-the record, and 0.4 of a QueueHandler with QueueListener and FileHandler, the listener joined. The drain is another process,
-as it is meant to be; what it costs as a thread of this one is printed too."""
+"""What a log call costs, as CPU time of the whole process, net of a NullHandler: at most 1.6 of a handler
+that only formats the record, and 0.4 of a QueueHandler with QueueListener and FileHandler, the listener
+joined. The drain is another process, as it is meant to be; what it costs as a thread of this one is
+printed too."""
 
 import logging
 import logging.handlers
@@ -75,6 +76,8 @@ print(f"{'spillring, with drain':22} {with_drain:7.0f} ns a call, net {with_drai
 ours = best["spillring"] - null
 of_format, of_queue = ours / (best["format only"] - null), ours / (best["queue, listener, file"] - null)
 whole = (with_drain - null) / (best["queue, listener, file"] - null)
-print(f"of the one that formats: {of_format:.2f} (at most 1.6); of the queue: {of_queue:.2f} (at most 0.4), "
-      f"{whole:.2f} with the drain in the same process")
+print(
+    f"of the one that formats: {of_format:.2f} (at most 1.6); of the queue: {of_queue:.2f} (at most 0.4), "
+    f"{whole:.2f} with the drain in the same process"
+)
 assert of_format <= 1.6 and of_queue <= 0.4

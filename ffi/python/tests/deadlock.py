@@ -1,8 +1,8 @@
 """The bounded queue's deadlock, and that it is none here.
 
-Finalisers log from whichever thread the collector runs on. A thread of the same process reads what is logged, collects
-garbage in its loop, and logs a line for each 1 000 records that it has read: with a bounded queue it waits, sooner or
-later, for room that only itself can make.
+Finalisers log from whichever thread the collector runs on. A thread of the same process reads what is logged,
+collects garbage in its loop, and logs a line for each 1 000 records that it has read: with a bounded queue it
+waits, sooner or later, for room that only itself can make.
 
     deadlock.py spill        through the engine, with a lane of 16 KiB, and this policy for what does not fit;
     deadlock.py block:1s     with SPILLRING_TARGETS=full 1 000 000 numbered messages in at most 300 s
@@ -134,7 +134,9 @@ def reading():
 gc.freeze()  # what was there before is no garbage: a collection is about the orders alone
 begun = time.monotonic()
 reader = threading.Thread(target=reading, name="reader", daemon=True)
-producers = [threading.Thread(target=produce, args=(k, 2), name=f"producer {k}", daemon=True) for k in range(2)]
+producers = [
+    threading.Thread(target=produce, args=(k, 2), name=f"producer {k}", daemon=True) for k in range(2)
+]
 for t in [reader] + producers:
     t.start()
 
@@ -148,7 +150,9 @@ while not complete.wait(0.05):
         gc.collect()  # the last ones
     hung = how == "queue" and now - since > 2
     if hung or now - begun > limit:
-        frames = {t.name: traceback.format_stack(sys._current_frames()[t.ident]) for t in [reader] if t.is_alive()}
+        frames = {
+            t.name: traceback.format_stack(sys._current_frames()[t.ident]) for t in [reader] if t.is_alive()
+        }
         where = "".join(frames.get("reader", ["the reader is gone"]))
         print(f"hung after {progress} lines, within {since - begun:.1f} s. The reader:\n{where}")
         sys.stdout.flush()
@@ -162,6 +166,8 @@ on_reader = finalised.get("reader", 0)
 assert on_reader >= 1000, finalised
 c = spillring.counters()
 assert c.lost == c.unattached == 0, c
-print(f"{how}: {n} messages, each read once, in {took:.1f} s; finalisers ran on {finalised}, "
-      f"{c.spilled} calls spilled, {c.nested} nested")
+print(
+    f"{how}: {n} messages, each read once, in {took:.1f} s; finalisers ran on {finalised}, "
+    f"{c.spilled} calls spilled, {c.nested} nested"
+)
 sys.stdout.flush()

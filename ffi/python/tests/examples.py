@@ -48,7 +48,11 @@ finally:
     follow.kill()
     follow.wait()
 
-for args, code, says in ((["a/b"], 1, "SPILLRING_CHANNEL"), ([], 2, "CHANNEL [LEVEL]"), (["c", "loud"], 2, "loud is no level")):
+for args, code, says in (
+    (["a/b"], 1, "SPILLRING_CHANNEL"),
+    ([], 2, "CHANNEL [LEVEL]"),
+    (["c", "loud"], 2, "loud is no level"),
+):
     bad = run(*program("follow.py", *args))
     assert bad.returncode == code and says in bad.stderr, bad
 print(done.stdout)

@@ -1,5 +1,7 @@
-"""Logging from where no lock may be taken: __del__, weakref callbacks, the collector's callbacks, the interpreter's end."""
+"""Logging from where no lock may be taken: __del__, weakref callbacks, the collector's callbacks, the
+interpreter's end."""
 
+import atexit
 import gc
 import logging
 import os
@@ -26,7 +28,7 @@ if len(sys.argv) > 1:
     AtEnd.forever = AtEnd("class")
     sys.modules["odd"] = AtEnd("module")
     weakref.finalize(kept[0], log.info, "%s", "finalize")
-    __import__("atexit").register(log.info, "%s", "atexit")
+    atexit.register(log.info, "%s", "atexit")
     threading.Thread(target=lambda: threading.Event().wait(), daemon=True).start()
     log.info("%s", "last line")
     sys.exit(3)
@@ -99,9 +101,13 @@ gc.collect()
 gc.callbacks.clear()
 found = [r.message for r in logged()]
 texts = [k for k in range(4 * n) if k % 20 == 0]
-exactly_once([m for m in found if m[:3] != "gc "],
-             [f"del {i}" for i in range(4 * n)] + [f"weak {i}" for i in range(4 * n)]
-             + [f"text {i + 10**6}" for i in texts] + [f"del {i + 10**6}" for i in texts])
+exactly_once(
+    [m for m in found if m[:3] != "gc "],
+    [f"del {i}" for i in range(4 * n)]
+    + [f"weak {i}" for i in range(4 * n)]
+    + [f"text {i + 10**6}" for i in texts]
+    + [f"del {i + 10**6}" for i in texts],
+)
 assert len(ran_on) >= 2, ran_on
 collections = sum(m[:3] == "gc " for m in found)
 assert collections >= 2 and collections % 2 == 0, collections
@@ -109,9 +115,14 @@ assert collections >= 2 and collections % 2 == 0, collections
 # The program's end.
 done = subprocess.run([sys.executable, "-X", "dev", __file__, "end"], timeout=60)
 assert done.returncode == 3, done
-subprocess.run([sys.executable, "-c", "import spillring; spillring.init('end', drain=True); assert spillring.flush(30)"],
-               check=True, timeout=60)
+subprocess.run(
+    [sys.executable, "-c", "import spillring; spillring.init('end', drain=True); assert spillring.flush(30)"],
+    check=True,
+    timeout=60,
+)
 at_end = [r.message for r in spillring.Reader("end") if r.kind == "log"]
 # (What the interpreter never finalises logs nothing; what logs, logs once.)
 assert len(set(at_end)) == len(at_end) and {"last line", "finalize", "atexit"} <= set(at_end), at_end
-print(f"{len(found)} records of {len(ran_on)} threads, {collections} of the collector; at the end: {len(at_end)}")
+print(
+    f"{len(found)} records of {len(ran_on)} threads, {collections} of the collector; at the end {len(at_end)}"
+)

@@ -95,7 +95,10 @@ def fork() -> None:
         sys.exit(7)
     ends(pid, 7)
     # vfork and exec, in mid-use.
-    program = "import logging, spillring; spillring.Handler().handle(logging.makeLogRecord({'msg': 'exec', 'levelno': 20}))"
+    program = (
+        "import logging, spillring\n"
+        "spillring.Handler().handle(logging.makeLogRecord({'msg': 'exec', 'levelno': 20}))"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     stop.set()
     for t in threads:
@@ -119,7 +122,8 @@ def check(expected, processes) -> None:
     exactly_once([r.message for r in records], expected)
     pids = {r.pid for r in records}
     assert len(pids) == processes, (len(pids), processes)
-    print(f"{multiprocessing.get_start_method(True) or 'os.fork'}: {len(records)} records of {len(pids)} processes")
+    method = multiprocessing.get_start_method(True) or "os.fork"
+    print(f"{method}: {len(records)} records of {len(pids)} processes")
 
 
 def begin() -> None:
@@ -166,6 +170,11 @@ if __name__ == "__main__":
         running = []
         for method in ("os.fork", "fork", "spawn", "forkserver"):
             env = {**os.environ, "SPILLRING_CHANNEL": method}
-            running.append(subprocess.Popen([sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), __file__, method], env=env))
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, *(["-X", "dev"] if sys.flags.dev_mode else []), __file__, method],
+                    env=env,
+                )
+            )
         codes = [p.wait(100) for p in running]
         assert codes == [0] * 4, codes

@@ -1,5 +1,5 @@
-"""Bad input: wrong values, wrong types, wrong order, descriptors closed behind the library's back. An exception or a
-counted loss, never a crash, never a hang."""
+"""Bad input: wrong values, wrong types, wrong order, descriptors closed behind the library's back. An
+exception or a counted loss, never a crash, never a hang."""
 
 import logging
 import os
@@ -15,10 +15,19 @@ from spillring import _spillring
 
 def part(code: str, expect: int = 0, **env) -> str:
     """A program of its own; what it printed."""
-    full = {**{k: v for k, v in os.environ.items() if k not in env}, **{k: v for k, v in env.items() if v is not None}}
+    full = {
+        **{k: v for k, v in os.environ.items() if k not in env},
+        **{k: v for k, v in env.items() if v is not None},
+    }
     head = "import logging, os, sys, spillring\nlog = logging.getLogger('t'); log.setLevel(1)\n"
-    done = subprocess.run([sys.executable, "-X", "dev", "-c", head + code], env=full, timeout=60, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", head + code],
+        env=full,
+        timeout=60,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
     return done.stdout + done.stderr
 
@@ -38,8 +47,12 @@ assert before.splitlines() == ["SPR_E_NOT_ATTACHED"] * 4 + ["1 False"], before
 
 # Options that are wrong: an error that names what is allowed, and the program may go on.
 for wrong, says in (
-    (dict(channel="a/b"), "SPILLRING_CHANNEL"), (dict(channel="x" * 65), ""), (dict(level="loud"), "SPILLRING_LEVEL"),
-    (dict(overflow="block"), "SPILLRING_OVERFLOW"), (dict(lane_bytes=3), "SPILLRING_LANE"), (dict(lanes=10**6), "SPILLRING_LANES"),
+    (dict(channel="a/b"), "SPILLRING_CHANNEL"),
+    (dict(channel="x" * 65), ""),
+    (dict(level="loud"), "SPILLRING_LEVEL"),
+    (dict(overflow="block"), "SPILLRING_OVERFLOW"),
+    (dict(lane_bytes=3), "SPILLRING_LANE"),
+    (dict(lanes=10**6), "SPILLRING_LANES"),
     (dict(dir="relative"), "SPILLRING_DIR"),
 ):
     raises(spillring.Error, spillring.init, **wrong, code="SPR_E_BAD_VALUE", says=says)
@@ -99,7 +112,7 @@ assert spillring.flush(0.05) is False  # nobody drains, and the wait has an end
 assert spillring.init(drain=True) is False  # done before, but a drain it makes
 assert logged()[-1].message == "after shutdown"
 
-# All descriptors closed behind the library's back: nothing hangs, nothing crashes, and what is lost is counted.
+# All descriptors closed behind the library's back: no hang, no crash, and what is lost is counted.
 closed = part("""
 log.addHandler(spillring.Handler(channel="closed", lane_bytes=4096))
 log.info("before")
@@ -110,7 +123,7 @@ print(c.lost > 0, c.unattached)
 """)
 assert closed.split() == ["True", "0"], closed
 
-# No room for a ring: Handler says so, and the base's calls are counted. (A limit on file sizes must not kill.)
+# No room for a ring: Handler says so. (A limit on file sizes must not kill.)
 limited = part("""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -1,23 +1,28 @@
-"""gunicorn --preload: the handler is made in the master, whose drain serves the workers; one of them is killed."""
+"""gunicorn --preload: the handler is made in the master, whose drain serves the workers; one of them is
+killed."""
 
 import http.client
 import logging
+import logging.config
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 
 import spillring
 from common import exactly_once, wait_until
 
 # What gunicorn loads is this very file.
 if __name__ != "__main__":
-    logging.config = __import__("logging.config").config
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False,
-        "handlers": {"log": {"class": "spillring.Handler", "drain": True}},
-        "root": {"handlers": ["log"], "level": "INFO"}})
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {"log": {"class": "spillring.Handler", "drain": True}},
+            "root": {"handlers": ["log"], "level": "INFO"},
+        }
+    )
     log = logging.getLogger("app")
     log.info("loaded")
 
@@ -31,13 +36,12 @@ if __name__ != "__main__":
         return [body]
 
 else:
-    where = tempfile.mkdtemp()
+    where = os.environ["SPILLRING_JOURNAL_DIR"]
     address = os.path.join(where, "socket")
-    command = [sys.executable, "-m", "gunicorn", "--preload", "-w", "2", "-b", f"unix:{address}", "--no-control-socket",
-               "--worker-tmp-dir", where, "--timeout", "60", "--graceful-timeout", "10", "preload:app"]
-    if "--no-control-socket" not in subprocess.run(command[:3] + ["--help"], stdout=subprocess.PIPE, text=True).stdout:
-        command.remove("--no-control-socket")
-    master = subprocess.Popen(command, cwd=os.path.dirname(os.path.abspath(__file__)), stderr=subprocess.PIPE, text=True)
+    options = f"--preload -w 2 --timeout 60 --graceful-timeout 10 -b unix:{address} --worker-tmp-dir {where}"
+    command = [sys.executable, "-m", "gunicorn", *options.split(), "preload:app"]
+    here = os.path.dirname(os.path.abspath(__file__))
+    master = subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True)
 
     def get(path):
         s = socket.socket(socket.AF_UNIX)
@@ -54,14 +58,20 @@ else:
         wait_until("gunicorn listens", lambda: os.path.exists(address) or master.poll() is not None)
         workers = set()
         asked = []
-        wait_until("two workers answer", lambda: (asked.append(f"/{len(asked)}"), workers.add(get(asked[-1])))
-                   and len(asked) >= 50 and len(workers) == 2)
+        wait_until(
+            "two workers answer",
+            lambda: (asked.append(f"/{len(asked)}"), workers.add(get(asked[-1])))
+            and len(asked) >= 50
+            and len(workers) == 2,
+        )
         try:
             get("/kill")
         except (OSError, http.client.HTTPException):
             asked.append("/kill")
-        wait_until("another worker answers", lambda: (asked.append(f"/{len(asked)}"), workers.add(get(asked[-1])))
-                   and len(workers) >= 3)
+        wait_until(
+            "another worker answers",
+            lambda: (asked.append(f"/{len(asked)}"), workers.add(get(asked[-1]))) and len(workers) >= 3,
+        )
         master.send_signal(signal.SIGTERM)
         _, said = master.communicate(timeout=30)
         assert master.returncode == 0, said
@@ -85,4 +95,6 @@ else:
     assert [r.pid for r in of_app if r.message == "loaded"] == [master.pid], of_app[:3]
     served = {r.pid for r in of_app if "path" in r.fields}
     assert served == workers and master.pid not in served, (served, workers)
-    print(f"{len(asked)} requests in {len(workers)} workers, one of them killed: {len(found)} records, each once")
+    print(
+        f"{len(asked)} requests in {len(workers)} workers, one killed: {len(found)} records, each once"
+    )

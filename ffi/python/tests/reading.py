@@ -53,6 +53,7 @@ with spillring.Reader(start="now", follow=True, timeout=0.3) as f:
     threading.Timer(0.1, log.info, ["woken"]).start()
     assert f.read(None).message == "woken"
 
+
 # Other threads run while it waits, and it stops at an exception of a signal handler.
 class Stop(Exception):
     pass
@@ -75,6 +76,7 @@ log.info("still good")
 assert next(follower).message == "still good"
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 raises(Stop, follower.read, None)
+
 
 # One thread at a time; closed; closed again.
 def read_for_ever():
@@ -104,7 +106,9 @@ for bad in (-1, "x", float("nan")):
 
 # Limit: readers. Those that nobody holds are closed.
 readers = []
-e = raises(spillring.Error, lambda: [readers.append(spillring.Reader()) for _ in range(300)], code="SPR_E_LIMIT")
+e = raises(
+    spillring.Error, lambda: [readers.append(spillring.Reader()) for _ in range(300)], code="SPR_E_LIMIT"
+)
 assert len(readers) > 200
 del readers, e
 sys.last_value = None

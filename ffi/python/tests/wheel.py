@@ -1,5 +1,6 @@
-"""The wheel: what is in it is what RECORD says, it exports nothing but its module, needs nothing but libc and libgcc_s,
-and its types are those that the module has. `wheel.py WHEEL`, by the Python that it is installed in."""
+"""The wheel: what is in it is what RECORD says, it exports nothing but its module, needs nothing but libc
+and libgcc_s, and its types are those that the module has. `wheel.py WHEEL`, by the Python that it is
+installed in."""
 
 import ast
 import base64
@@ -36,6 +37,7 @@ assert about["Version"] == spillring.__version__ and about["Requires-Python"] ==
 assert "spillring.Handler" in files[f"{info}/METADATA"].decode()
 assert os.path.dirname(spillring.__file__).startswith(sys.prefix), spillring.__file__
 
+
 # The shared object, as binutils see it (they are no part of the venv's PATH).
 def tool(*command):
     env = {**os.environ, "PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -50,7 +52,7 @@ symbols = [line.split() for line in tool("readelf", "-Ws", "--dyn-syms", _spillr
 symbols = [s for s in symbols if len(s) >= 8 and s[0].rstrip(":").isdigit()]
 defined = {s[7] for s in symbols if s[6] != "UND" and s[4] in ("GLOBAL", "WEAK") and s[5] == "DEFAULT"}
 assert defined == {"PyInit__spillring"}, defined
-# Of CPython's functions only those that have been in the stable ABI since 3.9 (and one that has the same shape there).
+# Of CPython's functions only public ones, and those that the stable ABI has for its own macros.
 used = {s[7].split("@")[0] for s in symbols if s[6] == "UND" and s[7].startswith(("Py", "_Py"))}
 assert "PyList_Size" in used and len(used) > 30
 private = {u for u in used if u.startswith("_Py") and not u.endswith("_SizeT")}
@@ -74,7 +76,9 @@ for cls in ("Emitter", "Reader"):
     real = set(vars(getattr(_spillring, cls))) - {"__doc__", "__module__", "__new__"}
     assert said[cls] == {m for m in real if m in special or not m.startswith("__")}, (cls, said[cls] ^ real)
 for cls in ("Record", "Counters"):
-    fields = [n.target.id for node in stub.body if isinstance(node, ast.ClassDef) and node.name == cls for n in node.body]
+    fields = [
+        n.name for node in stub.body if isinstance(node, ast.ClassDef) and node.name == cls for n in node.body
+    ]
     kind = getattr(_spillring, cls)
     assert kind.n_fields == len(fields) == kind.n_sequence_fields
     assert kind.__match_args__ == tuple(fields) if sys.version_info >= (3, 10) else True
@@ -84,5 +88,7 @@ for n in spillring.__all__:
     assert inspect.getdoc(x), n
     if inspect.isfunction(x):
         assert set(x.__annotations__) == set(inspect.signature(x).parameters) | {"return"}, n
-print(f"{name}: {len(files)} files, {os.path.getsize(path)} bytes; the extension has {size} bytes and uses {len(used)} "
-      f"of CPython's functions")
+print(
+    f"{name}: {len(files)} files, {os.path.getsize(path)} bytes; the extension has {size} bytes "
+    f"and uses {len(used)} of CPython's functions"
+)

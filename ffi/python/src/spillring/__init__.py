@@ -10,16 +10,17 @@ or, with logging.config:
                 "handlers": {"log": {"class": "spillring.Handler", "channel": "shop", "drain": True}},
                 "root": {"handlers": ["log"], "level": "INFO"}})
 
-A call stores its record in shared memory and returns: it takes no lock and does not wait, whoever makes it, be it
-`__del__`, a weakref callback or a signal handler. A drain (of this process, or `spillring drain CHANNEL`) brings it to
-the journal, whatever becomes of this process. `for record in spillring.Reader(): ...` reads it back.
+A call stores its record in shared memory and returns: it takes no lock and does not wait, whoever makes
+it, be it `__del__`, a weakref callback or a signal handler. A drain (of this process, or `spillring drain
+CHANNEL`) brings it to the journal, whatever becomes of this process. `for record in spillring.Reader():
+...` reads it back.
 """
 
 import logging
 import os
 import pkgutil
 from contextvars import ContextVar
-from typing import Any, Iterable, List, Literal, NamedTuple, Optional, Tuple, Union
+from typing import Any, Iterable, List, Literal, Optional, Tuple, Union
 
 from . import _spillring
 from ._spillring import Counters, Error, Record
@@ -61,26 +62,36 @@ def init(
     """Attach this process to its channel; True if this call did it, False if it was done before.
 
     What is not given is taken from the environment: SPILLRING_CHANNEL, SPILLRING_DIR, SPILLRING_JOURNAL_DIR,
-    SPILLRING_LEVEL, SPILLRING_OVERFLOW, SPILLRING_LANE (bytes), SPILLRING_LANES. Where neither says a level, the levels
-    of `logging` alone decide. `drain=True` runs a drain as a thread of this process, unless the channel has one.
+    SPILLRING_LEVEL, SPILLRING_OVERFLOW, SPILLRING_LANE (bytes), SPILLRING_LANES. Where neither says a level,
+    the levels of `logging` alone decide. `drain=True` runs a drain as a thread of this process, unless the
+    channel has one.
 
-    `Handler` calls it. The first call's options hold; a later one with drain=True starts a drain. A forked child needs
-    no call. Raises Error, for a value that is not allowed or a channel that cannot be made.
+    `Handler` calls it. The first call's options hold; a later one with drain=True starts a drain. A forked
+    child needs no call. Raises Error, for a value that is not allowed or a channel that cannot be made.
     """
     if level is None and "SPILLRING_LEVEL" not in os.environ:
         level = "trace"
     return _spillring.init(
-        _text(dir), _text(channel), _text(journal_dir), _text(level), _text(overflow), lane_bytes, lanes, drain
+        _text(dir),
+        _text(channel),
+        _text(journal_dir),
+        _text(level),
+        _text(overflow),
+        lane_bytes,
+        lanes,
+        drain,
     )
 
 
 def flush(timeout: Optional[float] = 5.0) -> bool:
-    """Wait until all that was logged is in the journal: True, or False if it took longer (is a drain running?)."""
+    """Wait until all that was logged is in the journal: True, or False if it took longer (is a drain
+    running?)."""
     return _spillring.flush(timeout)
 
 
 def shutdown(timeout: Optional[float] = 5.0) -> bool:
-    """Flush, and end the drain of this process; False if the flush took longer. Not needed: nothing is lost without it.
+    """Flush, and end the drain of this process; False if the flush took longer. Not needed: nothing is
+    lost without it.
 
     What is logged later is kept in the channel, for its next drain."""
     return _spillring.shutdown(timeout)
@@ -99,12 +110,15 @@ def counters() -> Counters:
 def thread_may_wait(yes: bool = True) -> None:
     """With the overflow policy "block:TIME": lets the log calls of this thread wait so long for room.
 
-    They let other threads of Python run while they wait. Not for a thread that the drain's progress depends on."""
+    They let other threads of Python run while they wait. Not for a thread that the drain's progress
+    depends on.
+    """
     _spillring.thread_may_wait(yes)
 
 
 def prepare(threads: int) -> int:
-    """Make shared memory for so many threads to come, for a program that enters a sandbox; how many there are."""
+    """Make shared memory for so many threads to come, for a program that enters a sandbox; how many there
+    are."""
     return _spillring.prepare(threads)
 
 
@@ -119,8 +133,9 @@ class Handler(_spillring.Emitter, logging.Handler):
     With a formatter the message is what it makes of the record. If the message cannot be made, format string,
     arguments and the reason are kept, and `handleError` tells of it as always.
 
-    All else are options of `init`, which it calls. It takes no lock, in no method that logs: it may be called from
-    `__del__`, weakref callbacks and signal handlers, also in the midst of another call, and needs nothing after a fork.
+    All else are options of `init`, which it calls. It takes no lock, in no method that logs: it may be
+    called from `__del__`, weakref callbacks and signal handlers, also in the midst of another call, and
+    needs nothing after a fork.
     """
 
     def __init__(
@@ -163,8 +178,8 @@ class Handler(_spillring.Emitter, logging.Handler):
         self.lock = None
 
     def setFormatter(self, fmt: Optional[logging.Formatter]) -> None:
-        """With a formatter the message is its text. That of logging.basicConfig, which it gives to handlers without
-        one and which shows only what a record holds anyway, is none."""
+        """With a formatter the message is its text. That of logging.basicConfig, which it gives to
+        handlers without one and which shows only what a record holds anyway, is none."""
         if type(fmt) is logging.Formatter and fmt._fmt == logging.BASIC_FORMAT:
             fmt = None
         self.formatter = fmt
@@ -184,10 +199,11 @@ class Handler(_spillring.Emitter, logging.Handler):
 class Reader(_spillring.Reader):
     """Iterates the records of a channel's journal, oldest first; of this program's channel, if none is named.
 
-    It disturbs nobody, and reads while the drain writes. `journal` is the directory of one journal, elsewhere copied
-    for example. `start`: "oldest", "now" (behind what is there), or a number: with so many last records. `follow`: an
-    iteration does not end with what is there, but waits for more, at most `timeout` seconds each time (None: for
-    ever). `wait`: where there is no journal yet, it is no error. One thread at a time. Raises Error.
+    It disturbs nobody, and reads while the drain writes. `journal` is the directory of one journal,
+    elsewhere copied for example. `start`: "oldest", "now" (behind what is there), or a number: with so
+    many last records. `follow`: an iteration does not end with what is there, but waits for more, at most
+    `timeout` seconds each time (None: for ever). `wait`: where there is no journal yet, it is no error.
+    One thread at a time. Raises Error.
     """
 
     def __init__(
@@ -210,5 +226,13 @@ class Reader(_spillring.Reader):
         else:
             raise ValueError(f'start: "oldest", "now" or a number of records, not {start!r}')
         super().__init__(
-            _text(journal), _text(dir), _text(channel), _text(journal_dir), begin[0], begin[1], wait, follow, timeout
+            _text(journal),
+            _text(dir),
+            _text(channel),
+            _text(journal_dir),
+            begin[0],
+            begin[1],
+            wait,
+            follow,
+            timeout,
         )

@@ -1,6 +1,8 @@
 import logging
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar, Union, final
+
+from _typeshed import structseq
 
 _R = TypeVar("_R", bound="Reader")
 
@@ -8,28 +10,67 @@ class Error(Exception):
     code: int
     name: str
 
-class Record(NamedTuple):
-    number: int
-    time: float
-    time_ns: int
-    kind: str
-    level: int
-    logger: str
-    message: str
-    file: str
-    line: int
-    pid: int
-    tid: int
-    thread: str
-    fields: Dict[str, Union[str, int, float, bool]]
-    lost: int
+@final
+class Record(
+    structseq[Any],
+    Tuple[
+        int,
+        float,
+        int,
+        str,
+        int,
+        str,
+        str,
+        str,
+        int,
+        int,
+        int,
+        str,
+        Dict[str, Union[str, int, float, bool]],
+        int,
+    ],
+):
+    @property
+    def number(self) -> int: ...
+    @property
+    def time(self) -> float: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def level(self) -> int: ...
+    @property
+    def logger(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def line(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def tid(self) -> int: ...
+    @property
+    def thread(self) -> str: ...
+    @property
+    def fields(self) -> Dict[str, Union[str, int, float, bool]]: ...
+    @property
+    def lost(self) -> int: ...
 
-class Counters(NamedTuple):
-    unattached: int
-    nested: int
-    lost: int
-    spilled: int
-    attach_errno: int
+@final
+class Counters(structseq[Any], Tuple[int, int, int, int, int]):
+    @property
+    def unattached(self) -> int: ...
+    @property
+    def nested(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+    @property
+    def spilled(self) -> int: ...
+    @property
+    def attach_errno(self) -> int: ...
 
 class Emitter:
     filters: List[Any]
@@ -59,7 +100,10 @@ class Reader:
     def __next__(self) -> Record: ...
     def __enter__(self: _R) -> _R: ...
     def __exit__(
-        self, type: Optional[Type[BaseException]], value: Optional[BaseException], traceback: Optional[TracebackType]
+        self,
+        type: Optional[Type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
     ) -> None: ...
 
 def init(
