@@ -656,6 +656,10 @@ impl Supervisor<'_> {
         while unread() && begun.elapsed() < Duration::from_millis(200) {
             std::thread::sleep(Duration::from_millis(1));
         }
+        // It may have been continued meanwhile: then nobody would continue us.
+        if !is_stopped(self.pid) {
+            return;
+        }
         child::stop_myself();
         self.continued = Some(Instant::now());
         // A shell continues the whole group, and with it the command.
