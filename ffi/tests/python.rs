@@ -136,7 +136,7 @@ fn installed() -> &'static Installed {
             .arg(root().join("ffi/python/build_wheel.py"))
             .arg("--out")
             .arg(place().join("wheel"))
-            .env("CARGO_TARGET_DIR", place().join("tree-build")));
+            .env("CARGO_TARGET_DIR", place().join("build")));
         let wheel = PathBuf::from(out.trim());
         let venv = place().join(format!("venv-{}", std::process::id()));
         run(Command::new(python()).args(["-m", "venv"]).arg(&venv));
