@@ -271,7 +271,11 @@ impl<R: Source> Env<R> for Call<'_> {
                 self.ring.set(ring);
                 true
             }
-            None => false,
+            None => {
+                // Here and not where the outcome is known: then the usual way need not look at it.
+                attach::count_unattached();
+                false
+            }
         }
     }
 
@@ -490,9 +494,7 @@ pub fn log_at<A: Args>(site: &'static Site, args: A, time: Time) {
 /// Its argument types are those of `args`, whatever `facts` says. Async-signal-safe.
 pub fn log_facts<A: Args>(facts: &SiteFacts<'_>, args: A) {
     let r = FactsRecord { facts: SiteFacts { types: A::TYPES, ..*facts }, args };
-    if call::log(&Call::new(), &r) == Outcome::NoRing {
-        attach::count_unattached();
-    }
+    call::log(&Call::new(), &r);
     attach::published();
 }
 
@@ -501,9 +503,7 @@ fn logged<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
     if r.id == 0 {
         return first_of_site(r);
     }
-    if call::log(&Call::new(), &r) == Outcome::NoRing {
-        attach::count_unattached();
-    }
+    call::log(&Call::new(), &r);
     attach::published();
 }
 
@@ -516,9 +516,7 @@ fn first_of_site<A: Args, T: Stamp>(mut r: SiteRecord<A, T>) {
         r.id = id;
         r.inline_site = 0;
     }
-    if call::log(&Call::new(), &r) == Outcome::NoRing {
-        attach::count_unattached();
-    }
+    call::log(&Call::new(), &r);
     attach::published();
 }
 

@@ -350,8 +350,12 @@ pub fn shared_child(b: &Bench, args: &[&str]) -> Result<Done> {
             threads.into_iter().map(join).collect::<Result<Vec<_>>>()
         })?
     };
-    let mean = |f: &dyn Fn(&Vec<(f64, f64)>) -> f64| all.iter().map(f).sum::<f64>() / all.len() as f64;
-    let pairs = (0..pair_count).map(|i| (mean(&|v| v[i].0), mean(&|v| v[i].1))).collect();
+    // Of pair i, ours and the floor's, over the writers.
+    let mean = |i: usize| {
+        let sum = all.iter().fold((0.0, 0.0), |(a, b), v| (a + v[i].0, b + v[i].1));
+        (sum.0 / all.len() as f64, sum.1 / all.len() as f64)
+    };
+    let pairs = (0..pair_count).map(mean).collect();
     let status = spillring::writer::status();
     drop(guard);
     drain.end()?;
@@ -376,10 +380,18 @@ pub fn shared(b: &Bench) -> Result<Vec<Row>> {
     ])
 }
 
+/// What stands before the call, so that the code of the call alone can be told from its function's.
+#[unsafe(export_name = "spillring_bench_before")]
+#[inline(never)]
+pub extern "C" fn before() {
+    black_box(());
+}
+
 /// Below the level that this process logs: what a call costs that goes nowhere.
 #[unsafe(export_name = "spillring_bench_disabled_call")]
 #[inline(never)]
 pub extern "C" fn disabled_call(a: i32) {
+    before();
     spillring::trace!("{}", a);
 }
 
@@ -395,11 +407,13 @@ pub fn disabled(b: &Bench) -> Result<Vec<Row>> {
     };
     let code = text.lines().skip_while(|l| !l.contains("<spillring_bench_disabled_call>:")).skip(1);
     let code: Vec<&str> = code.filter_map(|l| l.split_once(":\t").map(|(_, i)| i.trim())).collect();
-    // Up to and without the first conditional jump (x86) or branch (aarch64).
+    // From behind the call of the other function up to the first conditional jump (x86) or branch (aarch64).
+    let from = code.iter().position(|i| i.contains("spillring_bench_before") || i.starts_with("call"));
     let jump = |i: &str| {
         i.starts_with('j') && !i.starts_with("jmp")
             || ["b.", "cbz", "cbnz", "tb"].iter().any(|p| i.starts_with(p))
     };
+    let code = &code[from.map_or(0, |i| i + 1)..];
     let Some(n) = code.iter().position(|i| jump(i)) else {
         return Err(failed(format!("no jump found in {} instructions", code.len())));
     };

@@ -10,10 +10,10 @@ use crate::{Bench, flood};
 use spillring::channel::{Channel, Role};
 use spillring::drain::{Drain, DrainConfig};
 use spillring::layout::ctl;
-use spillring::layout::ring::record;
+use spillring::layout::ring::ack;
 use spillring::ringview::View;
 use spillring::snapshot::RingRead;
-use spillring::sync::Ordering::*;
+use spillring::sync::{AtomicBool, Ordering::*};
 use spillring::sys::thread::nanosleep;
 use spillring::sys::time::monotonic_ns;
 use spillring::{Error, Result};
@@ -27,10 +27,9 @@ fn number(args: &[&str], i: usize) -> Result<u64> {
     n.ok_or_else(|| failed(format!("argument {i} of {args:?} is no number")))
 }
 
-/// Bytes of a lane that holds `n` records and the name of its thread.
-fn lane_for(n: u64) -> u64 {
-    (n * text_bytes(TEXT.len()) + 4096).next_power_of_two().max(64 << 10)
-}
+/// Records that are written before the drain is let loose on them, so that they lie in a lane of 4 MiB and
+/// not in one that no cache holds.
+const CHUNK: u64 = 40_000;
 
 /// A drain in this process, of a place.
 fn drain_of(place: &Place) -> Result<Drain> {
@@ -51,90 +50,129 @@ fn passes(drain: &mut Drain, n: u64) -> Result<()> {
     Ok(())
 }
 
-/// `journal FIRST`: one pair. `FIRST` = 0: the drain is the first.
+/// `journal ours|floor`: one thread logs without a pause and waits where there is no room; on the other
+/// processor a drain takes it into a journal, or the floor takes it into a file.
 pub fn journal_child(b: &Bench, args: &[&str]) -> Result<Done> {
-    let first = number(args, 0)?;
-    // The largest lane that there may be holds about three million.
-    let n: u64 = b.size(20_000, 1_000_000, 3_000_000);
-    let mut place = b.place()?;
-    place.settings.lane_bytes = lane_for(n);
+    let floor = args.first() == Some(&"floor");
+    let n: u64 = b.size(20_000, 2_000_000, 5_000_000);
+    let place = b.place()?;
     let guard = spillring::init_with(&place.settings)?;
-    pin(b.cpus.1);
-    for i in 0..n {
-        our_text(i as i32, flood::number(i), TEXT);
-    }
-    let st = spillring::writer::status();
-    if st.spilled + st.lost > 0 {
-        return Err(failed("the lane did not hold all records"));
-    }
     pin(b.cpus.0);
-    // Older than the grace.
-    nanosleep(Duration::from_millis(20));
-    let (mut ours, mut floor) = (0.0, 0.0);
-    for which in [first, 1 - first] {
-        if which == 0 {
+    let (go, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let took = std::thread::scope(|s| -> Result<Duration> {
+        s.spawn(|| {
+            pin(b.cpus.1);
+            our_text(0, 0.5, TEXT); // the lane
+            spillring::writer::may_wait(true);
+            done.store(true, Release);
+            while !go.load(Acquire) {
+                std::hint::spin_loop();
+            }
+            (1..n).for_each(|i| our_text(i as i32, flood::number(i), TEXT));
+            done.store(false, Release);
+        });
+        let ready = || done.load(Acquire);
+        let result = (|| {
+            until("the writer", Duration::from_secs(20), ready)?;
+            if floor {
+                let channel = Channel::create_or_open(&place.settings.channel_dir(), false, Role::Drain)?;
+                let stem = channel.producers()?.into_iter().next().ok_or_else(|| failed("no ring"))?;
+                let view = View::new(channel.open_ring(stem)?);
+                let begun = Instant::now();
+                go.store(true, Release);
+                floor_journal(&place, &view, || !ready())?;
+                return Ok(begun.elapsed());
+            }
             let mut drain = drain_of(&place)?;
-            let t = Instant::now();
+            let begun = Instant::now();
+            go.store(true, Release);
             passes(&mut drain, n)?;
-            ours = n as f64 / t.elapsed().as_secs_f64() / 1e6;
-        } else {
-            floor = n as f64 / floor_journal(b, &place)?.as_secs_f64() / 1e6;
-        }
-    }
+            Ok(begun.elapsed())
+        })();
+        // Whatever happened, the writer ends: it does not wait for ever for room.
+        go.store(true, Release);
+        result
+    })?;
+    let st = spillring::writer::status();
     std::mem::forget(guard);
-    let held = count_journal(&place.journal())?;
-    if held != n {
-        return Err(failed(format!("the journal holds {held} of {n} records")));
+    if st.spilled + st.lost > 0 {
+        return Err(failed(format!("{} spilled, {} lost", st.spilled, st.lost)));
     }
-    let journal: u64 = std::fs::read_dir(place.journal())
-        .map_err(|e| Error::os("the journal", e))?
-        .flatten()
-        .map(|e| e.metadata().map_or(0, |m| m.len()))
-        .sum();
-    Ok(Done::pairs(Pairs(vec![(ours, floor)])).number("records", n as f64, "").number(
-        "bytes a record in the journal",
-        journal as f64 / n as f64,
-        "",
-    ))
+    let mut done = Done::default().number("rate", n as f64 / took.as_secs_f64() / 1e6, "M/s");
+    if !floor {
+        let held = count_journal(&place.journal())?;
+        if held != n {
+            return Err(failed(format!("the journal holds {held} of {n} records")));
+        }
+        let journal: u64 = std::fs::read_dir(place.journal())
+            .map_err(|e| Error::os("the journal", e))?
+            .flatten()
+            .map(|e| e.metadata().map_or(0, |m| m.len()))
+            .sum();
+        done = done.number("bytes", journal as f64 / n as f64, "").number("records", n as f64, "");
+    }
+    Ok(done)
 }
 
-/// Copies the same bytes out of the same lane, makes a crc32c of each batch, and writes it to the same file
-/// system.
-fn floor_journal(b: &Bench, place: &Place) -> Result<Duration> {
+/// Copies the same bytes out of the same lane, makes a crc32c of each batch, writes it to the same file
+/// system, and only then releases it.
+fn floor_journal(place: &Place, view: &View, writer_is_done: impl Fn() -> bool) -> Result<()> {
     const BATCH: u64 = 1 << 20;
-    let channel = Channel::create_or_open(&place.settings.channel_dir(), false, Role::Producer)?;
-    let stem = channel.producers()?.into_iter().next().ok_or_else(|| failed("no ring"))?;
-    let view = View::new(channel.open_ring(stem)?);
     let path = place.disk.path().join("floor");
     let what = |e| Error::os(path.display(), e);
     let mut file = std::fs::File::create(&path).map_err(what)?;
     let mut buf = vec![0u8; BATCH as usize];
-    // The name of the thread stands before the records.
-    let (mut at, tail) = (record::HEADER + record::THREAD_LEN, view.lane_tail(0));
+    let capacity = view.lane_capacity(0);
+    let released = view.lane_ack(0, ack::RELEASED);
+    let mut at = released.load(Acquire);
+    let begun = Instant::now();
     let mut crc = 0;
-    let _ = b;
-    let t = Instant::now();
-    while at < tail {
-        let n = BATCH.min(tail - at) as usize;
-        view.lane_read(0, at, &mut buf[..n]);
+    loop {
+        // Before the tail: what was written by then is in it.
+        let last = writer_is_done();
+        let tail = view.lane_tail(0);
+        let index = at & (capacity - 1);
+        let n = BATCH.min(tail - at).min(capacity - index) as usize;
+        if n == 0 {
+            if last {
+                break;
+            }
+            if begun.elapsed() > Duration::from_secs(300) {
+                return Err(failed("the floor waits for records"));
+            }
+            std::hint::spin_loop();
+            continue;
+        }
+        view.lane_read(0, index, &mut buf[..n]);
         crc ^= crc32c::crc32c(&buf[..n]);
         file.write_all(&buf[..n]).map_err(what)?;
         at += n as u64;
+        released.store(at, Release);
     }
     std::hint::black_box(crc);
-    Ok(t.elapsed())
+    Ok(())
 }
 
 /// What one drain on one core brings into the journal.
 pub fn journal(b: &Bench) -> Result<Vec<Row>> {
-    let mut all = Done::default();
+    let mut pairs = Pairs::default();
+    let (mut records, mut bytes) = (0.0, 0.0);
     for i in 0..b.pairs() {
-        let first = (i % 2).to_string();
-        let one = b.measure(&["journal", &first])?;
-        all.pairs.0.extend(one.pairs.0);
-        all.numbers = one.numbers;
+        let (mut ours, mut floor) = (0.0, 0.0);
+        for which in [i % 2, (i + 1) % 2] {
+            if which == 0 {
+                let d = b.measure(&["journal", "ours"])?;
+                (ours, records, bytes) = (d.get("rate")?, d.get("records")?, d.get("bytes")?);
+            } else {
+                floor = b.measure(&["journal", "floor"])?.get("rate")?;
+            }
+        }
+        pairs.0.push((ours, floor));
     }
-    let row = all.row("journal", "ring to journal", "M/s", ("ours", "copy, crc, write"));
+    let row = Row::ratio("journal", "ring to journal", "M/s", ("ours", "copy, crc, write"), pairs)
+        .number("records a run", records, "", None)
+        .number("bytes a record in the lane", text_bytes(TEXT.len()) as f64, "", None)
+        .number("bytes a record in the journal", bytes, "", None);
     Ok(vec![row.target(Target::Least(0.7))])
 }
 
@@ -149,12 +187,14 @@ struct Fill {
 
 impl Fill {
     /// `busy` rings that are written to, and `idle` lanes in others that are not.
-    fn new(b: &Bench, busy: usize, idle: u32, n: u64) -> Result<Fill> {
+    fn new(b: &Bench, busy: usize, idle: u32) -> Result<Fill> {
         type Record = (i32, f64, &'static str);
-        let place = b.place()?;
+        let mut place = b.place()?;
+        place.settings.grace = Duration::ZERO;
         place.channel()?;
         let dir = place.settings.channel_dir();
-        let capacity = lane_for(n.div_ceil(busy as u64));
+        let each = CHUNK.div_ceil(busy as u64) * text_bytes(TEXT.len());
+        let capacity = (each + 4096).next_power_of_two().max(64 << 10);
         let mut rings = Vec::new();
         for _ in 0..busy {
             rings.push(FloorRing::create::<Record>(&dir, 1, capacity)?);
@@ -171,20 +211,24 @@ impl Fill {
 
     /// Processor time of a record, ns, of `n` records.
     fn cost(&mut self, n: u64) -> Result<f64> {
-        let each = n / self.busy as u64;
-        for ring in &self.rings[..self.busy] {
-            let lane = ring.lane(0);
-            for i in 0..each {
-                if !lane.text_checked(i as i32, 0.5, TEXT) {
-                    return Err(failed("the lane is full"));
+        let each = CHUNK.min(n) / self.busy as u64;
+        let (mut took, mut made) = (0, 0);
+        while made < n {
+            for ring in &self.rings[..self.busy] {
+                let lane = ring.lane(0);
+                for i in 0..each {
+                    if !lane.text_checked(i as i32, 0.5, TEXT) {
+                        return Err(failed("the lane is full"));
+                    }
                 }
             }
+            made += each * self.busy as u64;
+            self.delivered += each * self.busy as u64;
+            let t = thread_cpu_ns();
+            passes(&mut self.drain, self.delivered)?;
+            took += thread_cpu_ns() - t;
         }
-        nanosleep(Duration::from_millis(20));
-        self.delivered += each * self.busy as u64;
-        let t = thread_cpu_ns();
-        passes(&mut self.drain, self.delivered)?;
-        Ok((thread_cpu_ns() - t) as f64 / (each * self.busy as u64) as f64)
+        Ok(took as f64 / made as f64)
     }
 
     fn check(self) -> Result<()> {
@@ -215,7 +259,7 @@ pub fn lanes_child(b: &Bench, args: &[&str]) -> Result<Done> {
         "producers" => (16, 0),
         _ => (1, 0),
     };
-    let mut other = Fill::new(b, busy, idle, n)?;
+    let mut other = Fill::new(b, busy, idle)?;
     other.cost(n)?;
     if kind == "behind" {
         while other.delivered < behind {
@@ -228,7 +272,7 @@ pub fn lanes_child(b: &Bench, args: &[&str]) -> Result<Done> {
     let mut pairs = Pairs::default();
     for i in 0..b.pairs() {
         // Fresh each time, but not cold.
-        let mut fresh = Fill::new(b, 1, 0, n)?;
+        let mut fresh = Fill::new(b, 1, 0)?;
         fresh.cost(n)?;
         let (mut a, mut f) = (0.0, 0.0);
         for which in [i % 2, (i + 1) % 2] {
@@ -279,7 +323,7 @@ pub fn lanes(b: &Bench) -> Result<Vec<Row>> {
 /// `delay IDLE GRACE journal|tail`
 pub fn delay_child(b: &Bench, args: &[&str]) -> Result<Done> {
     let [idle, grace, to] = args else { return Err(failed("delay IDLE GRACE TO")) };
-    let n = b.size(10, 200, 1000);
+    let n = b.size(10, 200, 500);
     let mut place = b.place()?;
     if *idle == "park" {
         place.settings.idle = spillring::env::Idle::Park;

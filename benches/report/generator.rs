@@ -19,9 +19,8 @@ pub fn main(args: &[&str]) -> Result<()> {
     let bytes: usize = bytes.parse().map_err(|_| failed("generate: BYTES is a number"))?;
     let what = |e| Error::os("stdout", e);
     // Not `stdout()`, which writes line by line.
-    let mut out = std::fs::File::from(std::os::fd::OwnedFd::from(
-        std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().map_err(what)?,
-    ));
+    let mut out =
+        std::fs::File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().map_err(what)?);
     let begun = Instant::now();
     if *kind == "blocks" {
         let text = LINE.repeat((64 << 10) / 100 + 2);

@@ -183,7 +183,7 @@ pub fn calls(b: &Bench) -> Result<Vec<Row>> {
 
 /// First call to last byte of each, against ours.
 pub fn text(b: &Bench) -> Result<Vec<Row>> {
-    let n: u64 = b.size(5_000, 1_000_000, 10_000_000);
+    let n: u64 = b.size(5_000, 1_000_000, 3_000_000);
     let scratch = Scratch::new(&b.disk)?;
     let file = scratch.path().join("rival");
     let path = file.to_string_lossy().into_owned();

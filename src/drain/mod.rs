@@ -40,6 +40,9 @@ const QUEUED: usize = 16 << 20;
 const PARSE: u64 = 1 << 20;
 /// Bytes taken from one lane in a pass.
 const LANE_TAKE: u64 = 1 << 20;
+/// How often a spinning drain refreshes the clock of those who log by its word: each time costs them a cache
+/// miss.
+const TICK_NS: u64 = 5_000;
 const SCAN_NS: u64 = 50_000_000;
 const PROBE_NS: u64 = 300_000_000;
 const RETRY_NS: u64 = 100_000_000;
@@ -170,6 +173,8 @@ pub struct Drain {
     gone_dirty: bool,
     /// When the directory was last looked through (monotonic ns).
     scanned: u64,
+    /// When the tick word was last refreshed (monotonic ns).
+    ticked: u64,
     retry_at: u64,
     failing: Option<String>,
     wake: Vec<Box<dyn Fn() + Send>>,
@@ -235,11 +240,6 @@ impl Drain {
         };
         let gone_key = CursorKey { nonce: 0, pid: 0, part: Part::Gone.number() };
         let gone = recovered.cursors.get(&gone_key).and_then(|b| GoneCursor::decode(b)).unwrap_or_default();
-        if let Some(cpu) = config.cpu
-            && let Err(e) = sys::thread::set_affinity(cpu as usize)
-        {
-            log.say(format!("the drain cannot be pinned to processor {cpu} ({e}): SPILLRING_DRAIN_CPU"));
-        }
         let mut drain = Drain {
             channel,
             lock,
@@ -254,6 +254,7 @@ impl Drain {
             gone,
             gone_dirty: false,
             scanned: 0,
+            ticked: 0,
             retry_at: 0,
             failing: None,
             wake: Vec::new(),
@@ -384,7 +385,7 @@ impl Drain {
     pub fn pass(&mut self, all: bool) -> Result<Progress> {
         // Before anything is read: what is read later cannot be of the future.
         let (utc, mono) = (sys::time::utc_ns() as i64, sys::time::monotonic_ns());
-        self.keep_time();
+        self.keep_time(mono);
         if all || mono.saturating_sub(self.scanned) >= SCAN_NS {
             self.scanned = mono;
             self.scan();
@@ -596,9 +597,10 @@ impl Drain {
     }
 
     /// Follows the kernel's clock, and tells readers.
-    fn keep_time(&mut self) {
+    fn keep_time(&mut self, mono: u64) {
         let ctl = self.channel.ctl();
-        if self.config.idle == Idle::Spin {
+        if self.config.idle == Idle::Spin && mono.saturating_sub(self.ticked) >= TICK_NS {
+            self.ticked = mono;
             ctl.word(ctl::TICK).store(sys::time::ticks(), Relaxed);
         }
         let raw = self.clocks.mono.line().0.ticks;
@@ -626,6 +628,12 @@ impl Drain {
     /// # Errors
     /// As [`Drain::pass`]; [`Code::NoSpace`] and the like when the journal could not be written at the end.
     pub fn run(&mut self, stop: &AtomicBool, mut hear: impl FnMut(&str)) -> Result<Totals> {
+        // Not when it is opened: the threads of the sinks are started in between, and would inherit it.
+        if let Some(cpu) = self.config.cpu
+            && let Err(e) = sys::thread::set_affinity(cpu as usize)
+        {
+            self.log.say(format!("the drain cannot be pinned to processor {cpu} ({e}): SPILLRING_DRAIN_CPU"));
+        }
         let mut idle = idle::Idler::new(self.config.idle);
         loop {
             let ending = stop.load(Acquire);

@@ -24,9 +24,20 @@ enum Key {
 
 enum What {
     Record { kind: u8, thread: u32, site: u32, ticks: u64 },
-    Owner { thread: u64, tid: u32, comm: [u8; 16] },
-    Loss { thread: u32, count: u64, from: i64, to: i64, of: Option<u32>, total: u64 },
+    // Boxed: there are few of them, and a record waits in no more memory than it needs.
+    Owner(Box<(u64, u32, [u8; 16])>),
+    Loss(Box<LossNote>),
     Nothing,
+}
+
+#[derive(Clone, Copy)]
+struct LossNote {
+    thread: u32,
+    count: u64,
+    from: i64,
+    to: i64,
+    of: Option<u32>,
+    total: u64,
 }
 
 struct Entry {
@@ -37,11 +48,84 @@ struct Entry {
     len: u32,
 }
 
+/// The lines of a ring. Those of lanes by number: every record goes through here.
+#[derive(Default)]
+struct Lines {
+    lanes: Vec<Option<Line>>,
+    threads: HashMap<u64, Line>,
+}
+
+impl Lines {
+    fn values(&self) -> impl Iterator<Item = &Line> {
+        self.lanes.iter().flatten().chain(self.threads.values())
+    }
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut Line> {
+        self.lanes.iter_mut().flatten().chain(self.threads.values_mut())
+    }
+    /// Takes out those that hold something.
+    fn take_full(&mut self) -> impl Iterator<Item = Line> + '_ {
+        let full = |l: &Line| !l.entries.is_empty();
+        let lanes = self.lanes.iter_mut().filter_map(move |l| l.take_if(|l| full(l)));
+        lanes.chain(self.threads.extract_if(move |_, l| full(l)).map(|(_, l)| l))
+    }
+    fn put(&mut self, line: Line) {
+        match line.key {
+            Key::Lane(i) => *self.lane(i) = Some(line),
+            Key::Thread(t) => drop(self.threads.insert(t, line)),
+        }
+    }
+    fn lane(&mut self, i: u32) -> &mut Option<Line> {
+        let i = i as usize;
+        if self.lanes.len() <= i {
+            self.lanes.resize_with(i + 1, || None);
+        }
+        &mut self.lanes[i]
+    }
+    #[inline]
+    fn get_or_insert_with(&mut self, key: Key, make: impl FnOnce() -> Line) -> &mut Line {
+        match key {
+            Key::Lane(i) => self.lane(i).get_or_insert_with(make),
+            Key::Thread(t) => self.threads.entry(t).or_insert_with(make),
+        }
+    }
+}
+
+/// Bytes, first in, first out, each taking in one piece.
+#[derive(Default)]
+struct Fifo {
+    all: Vec<u8>,
+    /// Of those, taken out already.
+    taken: usize,
+}
+
+impl Fifo {
+    /// What is taken out is given back when it is more than this, and more than what is left.
+    const SLACK: usize = 64 << 10;
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.taken == self.all.len() {
+            self.all.clear();
+            self.taken = 0;
+        } else if self.taken > Self::SLACK && self.taken > self.all.len() / 2 {
+            self.all.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.all.extend_from_slice(bytes);
+    }
+    fn first(&self, n: usize) -> &[u8] {
+        &self.all[self.taken..self.taken + n]
+    }
+    fn take(&mut self, n: usize) {
+        self.taken += n;
+        debug_assert!(self.taken <= self.all.len());
+    }
+}
+
 /// Entries of one lane (or lane-less thread) that are not in the journal yet.
 pub(super) struct Line {
     key: Key,
     entries: VecDeque<Entry>,
-    bytes: VecDeque<u8>,
+    bytes: Fifo,
     /// Effective time of the last entry that came in, and of the last one that went out.
     last_in: i64,
     last_out: i64,
@@ -105,12 +189,15 @@ pub(super) struct Ring {
 pub(super) struct State {
     pub stem: Stem,
     index: usize,
-    lines: HashMap<Key, Line>,
+    lines: Lines,
     /// Lane of each thread that has or had one, and when that was last news.
     lane_of: HashMap<u64, (u32, u64)>,
     /// The journal's numbers of this ring's sites and threads.
     sites: HashMap<u32, u32>,
     threads: HashMap<u64, u32>,
+    /// The last thread and site that were asked for: mostly the next record has the same.
+    last_thread: (u64, u32),
+    last_site: (u32, u32),
     /// How far the journal has it, the batch under way included.
     pub at: Positions,
     dirty: Vec<Part>,
@@ -158,10 +245,12 @@ impl Ring {
         let state = State {
             stem,
             index: 0,
-            lines: HashMap::new(),
+            lines: Lines::default(),
             lane_of,
             sites: HashMap::new(),
             threads: HashMap::new(),
+            last_thread: NO_THREAD,
+            last_site: (0, 0),
             at,
             dirty: Vec::new(),
             losses,
@@ -195,7 +284,14 @@ impl Ring {
                     time: line.last_in.max(0),
                     seen: 0,
                     source: None,
-                    what: What::Loss { thread: 0, count: short, from: 0, to: 0, of: None, total: 0 },
+                    what: What::Loss(Box::new(LossNote {
+                        thread: 0,
+                        count: short,
+                        from: 0,
+                        to: 0,
+                        of: None,
+                        total: 0,
+                    })),
                     len: 0,
                 };
                 line.push(entry);
@@ -390,7 +486,8 @@ impl Ring {
                 ));
                 let line = self.state.line(Key::Thread(0));
                 let (from, to) = (line.last_in, now.utc);
-                let what = What::Loss { thread: 0, count, from, to, of: None, total: 0 };
+                let note = LossNote { thread: 0, count, from, to, of: None, total: 0 };
+                let what = What::Loss(Box::new(note));
                 line.push(Entry { time: from.max(1), seen: now.mono, source: None, what, len: 0 });
             }
         }
@@ -420,12 +517,13 @@ impl Ring {
 impl State {
     fn line(&mut self, key: Key) -> &mut Line {
         let ring = self.index;
-        self.lines.entry(key).or_insert_with(|| Line {
+        let last_out = self.floor;
+        self.lines.get_or_insert_with(key, || Line {
             key,
             entries: VecDeque::new(),
-            bytes: VecDeque::new(),
+            bytes: Fifo::default(),
             last_in: 0,
-            last_out: self.floor,
+            last_out,
             pushed: 0,
             popped: 0,
             mark: 0,
@@ -462,7 +560,9 @@ impl State {
         let line = self.line(key);
         let (from, to) = (line.last_in, now.utc);
         let what = match total.checked_sub(known) {
-            Some(count) if count > 0 => What::Loss { thread: who, count, from, to, of, total },
+            Some(count) if count > 0 => {
+                What::Loss(Box::new(LossNote { thread: who, count, from, to, of, total }))
+            }
             _ => What::Nothing,
         };
         line.push(Entry { time: from.max(1), seen: now.mono, source, what, len: 0 });
@@ -470,7 +570,11 @@ impl State {
 
     /// The journal's number for a thread of this ring.
     fn thread(&mut self, view: &View, number: u64, log: &mut Log) -> u32 {
+        if self.last_thread.0 == number {
+            return self.last_thread.1;
+        }
         if let Some(n) = self.threads.get(&number) {
+            self.last_thread = (number, *n);
             return *n;
         }
         if self.threads.len() >= MOST_NAMES {
@@ -496,11 +600,16 @@ impl State {
             name,
         });
         self.threads.insert(number, n);
+        self.last_thread = (number, n);
         n
     }
 
     fn site(&mut self, view: &View, id: u32, log: &mut Log) -> u32 {
+        if self.last_site.0 == id {
+            return self.last_site.1;
+        }
         if let Some(n) = self.sites.get(&id) {
+            self.last_site = (id, *n);
             return *n;
         }
         let n = match view.site(id).as_deref().map(SiteFacts::decode) {
@@ -527,12 +636,12 @@ impl State {
 
     /// The lines that hold something.
     pub fn take_lines(&mut self) -> impl Iterator<Item = Line> + '_ {
-        self.lines.extract_if(|_, l| !l.entries.is_empty()).map(|(_, l)| l)
+        self.lines.take_full()
     }
 
     /// Back with a line.
     pub fn put_line(&mut self, line: Line) {
-        self.lines.insert(line.key, line);
+        self.lines.put(line);
     }
 
     /// Whether nothing of it waits for the journal.
@@ -591,15 +700,10 @@ impl State {
         if log.journal.pending() {
             return;
         }
-        let silent = |l: &Line| {
-            l.entries.is_empty()
-                && utc.saturating_sub(l.last_in) > SILENT_NS
-                && matches!(l.key, Key::Thread(_))
-        };
-        for (key, _) in self.lines.extract_if(|_, l| silent(l)) {
-            if let Key::Thread(th) = key
-                && let Some(n) = self.threads.remove(&th)
-            {
+        let silent = |l: &Line| l.entries.is_empty() && utc.saturating_sub(l.last_in) > SILENT_NS;
+        self.last_thread = NO_THREAD;
+        for (th, _) in self.lines.threads.extract_if(|_, l| silent(l)) {
+            if let Some(n) = self.threads.remove(&th) {
                 log.journal.retire_thread(n);
             }
         }
@@ -618,6 +722,8 @@ impl State {
     }
 }
 
+/// No thread has this number: numbers have 48 bits.
+const NO_THREAD: (u64, u32) = (u64::MAX, 0);
 /// How long a thread without a lane is remembered.
 const SILENT_NS: i64 = 2_000_000_000;
 /// Sites and threads of one ring that are told apart; a ring with more breaks the rules of any program.
@@ -686,7 +792,7 @@ impl State {
                 self.queued += payload.len() + size_of::<Entry>();
                 let line = self.line(key);
                 line.last_in = line.last_in.max(time);
-                line.bytes.extend(payload);
+                line.bytes.push(payload);
                 line.push(Entry {
                     time: line.last_in,
                     seen: now.mono,
@@ -701,7 +807,7 @@ impl State {
                 let name = comm.split(|b| *b == 0).next().unwrap_or(&[]);
                 self.name_thread(view, thread, tid, name, log);
                 let line = self.line(Key::Lane(lane));
-                let what = What::Owner { thread, tid, comm };
+                let what = What::Owner(Box::new((thread, tid, comm)));
                 let source = Some(Source::Lane { lane, end });
                 line.push(Entry { time: line.last_in, seen: now.mono, source, what, len: 0 });
             }
@@ -732,16 +838,19 @@ impl State {
         if let Some(source) = source {
             let taken = match what {
                 What::Record { .. } => Taken::Record,
-                What::Owner { thread, tid, comm } => Taken::Owner { thread: *thread, tid: *tid, comm: *comm },
-                What::Loss { .. } | What::Nothing => Taken::Note,
+                What::Owner(o) => Taken::Owner { thread: o.0, tid: o.1, comm: o.2 },
+                What::Loss(_) | What::Nothing => Taken::Note,
             };
-            self.dirty.push(self.at.take(source, taken));
+            let part = self.at.take(source, taken);
+            if self.dirty.last() != Some(&part) {
+                self.dirty.push(part);
+            }
         }
         // A loss of no counter (damage) moves no cursor.
-        if let What::Loss { of, count, total, .. } = what
-            && (of.is_some() || *total != 0)
+        if let What::Loss(l) = what
+            && (l.of.is_some() || l.total != 0)
         {
-            self.dirty.push(self.at.lost(*of, *count));
+            self.dirty.push(self.at.lost(l.of, l.count));
         }
     }
 }
@@ -774,14 +883,7 @@ impl Line {
         match &e.what {
             What::Record { kind, thread, site, ticks } => {
                 let n = e.len as usize;
-                let (a, b) = self.bytes.as_slices();
-                let joined;
-                let payload = if n <= a.len() {
-                    &a[..n]
-                } else {
-                    joined = [a, &b[..n - a.len()]].concat();
-                    &joined
-                };
+                let payload = self.bytes.first(n);
                 let time = e.time.max(self.last_out);
                 if let Err(error) = log.record(*kind, *thread, *site, time, *ticks, payload) {
                     if log.journal.batch_bytes() > 0 {
@@ -800,18 +902,18 @@ impl Line {
                     log.totals.spilled += u64::from(matches!(e.source, Some(Source::Spill { .. })));
                 }
                 self.last_out = time;
-                self.bytes.drain(..n);
+                self.bytes.take(n);
                 ring.queued = ring.queued.saturating_sub(n + size_of::<Entry>());
             }
-            What::Loss { thread, count, from, to, .. } => {
-                let loss = Loss { count: *count, from_utc: *from, to_utc: *to };
+            What::Loss(l) => {
+                let loss = Loss { count: l.count, from_utc: l.from, to_utc: l.to };
                 let time = e.time.max(self.last_out);
-                if log.record(kind::LOSS, *thread, 0, time, 0, &loss.encode()).is_err() {
+                if log.record(kind::LOSS, l.thread, 0, time, 0, &loss.encode()).is_err() {
                     return false;
                 }
-                log.totals.lost = log.totals.lost.saturating_add(*count);
+                log.totals.lost = log.totals.lost.saturating_add(l.count);
             }
-            What::Owner { .. } | What::Nothing => {}
+            What::Owner(_) | What::Nothing => {}
         }
         if let Some(e) = self.entries.pop_front() {
             self.popped += 1;

@@ -123,8 +123,54 @@ static CURRENT: AtomicPtr<Ring> = AtomicPtr::new(null_mut());
 static CTL: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 
 static ZERO: AtomicU64 = AtomicU64::new(0);
-/// Word in a page that the kernel wipes in forked children.
-static GENERATION: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const ZERO).cast_mut());
+
+/// What every call reads of its process, in one cache line that hardly anything writes.
+#[repr(C, align(64))]
+struct Hot {
+    /// Word in a page that the kernel wipes in forked children.
+    generation: AtomicPtr<AtomicU64>,
+    /// The clock of the timestamps, and [`WAKES`]. One word, so that the usual case is one compare.
+    clock: AtomicU32,
+    /// The drain's clock: `ctl`'s tick word once it is mapped.
+    tick: AtomicPtr<AtomicU64>,
+}
+
+static HOT: Hot = Hot {
+    generation: AtomicPtr::new((&raw const ZERO).cast_mut()),
+    clock: AtomicU32::new(CLOCK_TSC),
+    tick: AtomicPtr::new((&raw const ZERO).cast_mut()),
+};
+
+/// The address of [`HOT`], by its distance from the code: as a static of another crate the compiler would
+/// load it from the GOT for each use, and calls are inlined into other crates. The library is linked in
+/// whole ([`tls`](crate::tls) asks for the same), so the distance is known.
+#[inline(always)]
+fn hot() -> &'static Hot {
+    let p: *const Hot;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: computes an address and nothing else.
+    unsafe {
+        core::arch::asm!(
+            "lea {p}, [rip + {hot}]",
+            p = out(reg) p,
+            hot = sym HOT,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "adrp {p}, {hot}",
+            "add {p}, {p}, :lo12:{hot}",
+            p = out(reg) p,
+            hot = sym HOT,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    // SAFETY: the address of a static.
+    unsafe { &*p }
+}
 /// Counts up in ordinary memory, so that no descendant repeats a generation.
 static LAST_GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Attaches under way; a child forked in the midst of one looks for what they left open.
@@ -135,9 +181,7 @@ static FAILED: AtomicI32 = AtomicI32::new(0);
 static FAILED_AT: AtomicU64 = AtomicU64::new(0);
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
 
-/// The clock of the timestamps, and [`WAKES`]. One word, so that the usual case is one compare.
-static CLOCK: AtomicU32 = AtomicU32::new(CLOCK_TSC);
-/// In `CLOCK`: a call wakes a drain that sleeps (idle policy `park`).
+/// In [`Hot::clock`]: a call wakes a drain that sleeps (idle policy `park`).
 const WAKES: u32 = 1 << 8;
 static LAST_WOKEN: AtomicU32 = AtomicU32::new(0);
 pub(super) const CLOCK_TSC: u32 = 1;
@@ -147,32 +191,34 @@ pub(super) const CLOCK_TICK: u32 = 3;
 /// The timestamp of a record.
 #[inline(always)]
 pub(super) fn now() -> u64 {
-    if CLOCK.load(Relaxed) == CLOCK_TSC { sys::time::ticks() } else { other_clock() }
+    match hot().clock.load(Relaxed) {
+        CLOCK_TSC => sys::time::ticks(),
+        // SAFETY: points to a static, or into `ctl`, which is mapped for the life of the process.
+        CLOCK_TICK => unsafe { &*hot().tick.load(Relaxed) }.load(Relaxed),
+        _ => other_clock(),
+    }
 }
 
 /// Whether [`now`] counts as the processor does: read there, or by the drain.
 pub(super) fn ticks_are_tsc() -> bool {
-    matches!(CLOCK.load(Relaxed) & !WAKES, CLOCK_TSC | CLOCK_TICK)
+    matches!(hot().clock.load(Relaxed) & !WAKES, CLOCK_TSC | CLOCK_TICK)
 }
 
+#[cold]
 #[inline(never)]
 fn other_clock() -> u64 {
-    let (ctl, clock) = (CTL.load(Relaxed), CLOCK.load(Relaxed) & !WAKES);
-    if clock == CLOCK_TSC {
-        return sys::time::ticks();
+    match hot().clock.load(Relaxed) & !WAKES {
+        CLOCK_TSC => sys::time::ticks(),
+        CLOCK_TICK => ctl_word(ctl::TICK),
+        _ => sys::time::monotonic_raw_ns(),
     }
-    if clock == CLOCK_TICK && !ctl.is_null() {
-        // SAFETY: `ctl` is mapped for the life of the process and longer than this offset.
-        return unsafe { &*ctl.add(ctl::TICK as usize).cast::<AtomicU64>() }.load(Relaxed);
-    }
-    sys::time::monotonic_raw_ns()
 }
 
 /// The fork generation: 0 in a forked child that has not attached yet.
 #[inline(always)]
 pub(super) fn generation() -> u32 {
     // SAFETY: points to a static or to a page that is never unmapped.
-    unsafe { &*GENERATION.load(Relaxed) }.load(Relaxed) as u32
+    unsafe { &*hot().generation.load(Relaxed) }.load(Relaxed) as u32
 }
 
 pub(super) fn count_unattached() {
@@ -252,19 +298,17 @@ pub(super) fn ctl_word(at: u64) -> u64 {
 /// After a call that published something: wakes a drain that sleeps and asked for it.
 #[inline(always)]
 pub(super) fn published() {
-    if CLOCK.load(Relaxed) != CLOCK_TSC {
-        published_otherwise();
+    if hot().clock.load(Relaxed) & WAKES != 0 {
+        published_to_a_sleeper();
     }
 }
 
 #[cold]
 #[inline(never)]
-fn published_otherwise() {
+fn published_to_a_sleeper() {
     // No fence between the record's publication and the load of the word: the drain makes up for it by a
     // membarrier between its store of the word and its last look at the rings.
-    if CLOCK.load(Relaxed) & WAKES != 0 {
-        wake_drain();
-    }
+    wake_drain();
 }
 
 /// Wakes a drain that sleeps and asked to be woken (idle policy `park`), once a process and sleep.
@@ -299,7 +343,12 @@ pub(super) fn configure(config: Config, ctl_map: *mut u8) -> bool {
     }
     fork::register();
     CTL.store(ctl_map, Release);
-    CLOCK.store(clock, Relaxed);
+    if !ctl_map.is_null() {
+        // SAFETY: mapped for the life of the process, and longer than any offset of the layout.
+        hot().tick.store(unsafe { ctl_map.add(ctl::TICK as usize) }.cast(), Relaxed);
+    }
+    // After the word that it may be read from.
+    hot().clock.store(clock, Release);
     true
 }
 
@@ -437,13 +486,13 @@ fn hold_memory(files: &ProducerFiles, memory: Memory) -> (bool, [i32; 3]) {
 }
 
 fn wiped_word() -> Result<&'static AtomicU64, Errno> {
-    let p = GENERATION.load(Acquire);
+    let p = hot().generation.load(Acquire);
     if !core::ptr::eq(p, &raw const ZERO) {
         // SAFETY: never unmapped.
         return Ok(unsafe { &*p });
     }
     let word = sys::mem::wipe_on_fork_word()?;
-    match GENERATION.compare_exchange(p, core::ptr::from_ref(word).cast_mut(), AcqRel, Acquire) {
+    match hot().generation.compare_exchange(p, core::ptr::from_ref(word).cast_mut(), AcqRel, Acquire) {
         Ok(_) => Ok(word),
         // SAFETY: never unmapped. (Ours stays mapped, one page, once in a process's life.)
         Err(theirs) => Ok(unsafe { &*theirs }),

@@ -110,9 +110,6 @@ pub fn log_registered<P: Payload>(id: &SiteId, payload: P, ticks: u64) -> Option
 #[inline(always)]
 fn send<P: Payload>(r: PayloadRecord<'_, P>) -> Outcome {
     let out = call::log(&Call::new(), &r);
-    if out == Outcome::NoRing {
-        attach::count_unattached();
-    }
     attach::published();
     out
 }
