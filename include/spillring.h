@@ -341,12 +341,13 @@ typedef struct spr_site {
     uint8_t style;
     uint8_t n_args; /* at most SPR_MAX_ARGS */
     uint8_t abi;    /* SPR_SITE_ABI */
-    uint32_t reserved_;
+    uint32_t verdict_; /* the library's: zero */
 } spr_site;
 
 /*
- * Logs one record, whatever the level: values are as many as the types of the site take, and may be NULL where there
- * are none. Strings are copied. It is what the macros call, after spr_enabled.
+ * Logs one record, whatever spr_enabled says: values are as many as the types of the site take, and may be NULL where
+ * there are none. Strings are copied. It is what the macros call, after spr_enabled. Where SPILLRING_LEVEL has levels of
+ * its own for some targets, a site whose target's level is higher logs nothing, and that is SPR_OK.
  *
  * Async-signal-safe, also as a thread's first call and inside another log call of the thread. Never blocks (unless
  * the policy is block and the thread said spr_thread_may_wait), takes no lock, allocates nothing; enters the

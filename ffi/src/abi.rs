@@ -90,7 +90,7 @@ structs! {
     "spr_site" Site: id = "id_" line = "line" plan = "plan_" file = "file" target = "target" fmt = "fmt"
         fields = "fields" types = "types" file_len = "file_len" target_len = "target_len" fmt_len = "fmt_len"
         fields_len = "fields_len" level = "level" style = "style" n_args = "n_args" abi = "abi"
-        reserved = "reserved_";
+        verdict = "verdict_";
     "spr_fields" Fields: data = "data" size = "size" used = "used" left_out = "left_out";
     "spr_reservation" Reservation: data = "data" size = "size" private_ = "private_";
     "spr_options" Options: size = "size" dir = "dir" channel = "channel" journal_dir = "journal_dir"

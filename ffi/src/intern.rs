@@ -6,7 +6,7 @@
 use crate::codes;
 use crate::guard::guard;
 use crate::site::{PLAN, Site};
-use spillring::record::SiteId;
+use spillring::record::{ForeignVerdict, SiteId};
 use spillring::sync::{AtomicPtr, AtomicU64, Ordering::*};
 use std::ffi::{c_char, c_int};
 use std::ptr::null_mut;
@@ -128,6 +128,7 @@ fn intern(site: &Site) -> Result<&'static Site, i32> {
     let text = |p: *const u8| p.cast::<c_char>();
     let copy = Site {
         id: SiteId::new(),
+        verdict: ForeignVerdict::new(),
         plan: [const { AtomicU64::new(0) }; PLAN],
         fmt: text(fmt),
         types,

@@ -9,7 +9,7 @@ use crate::guard::guard;
 use spillring::lane::Outcome;
 use spillring::layout::site::{MAX_ARGS, MAX_FIELDS, MAX_FMT, style, ty};
 use spillring::record::printf::{self, Bound, PrintfArg};
-use spillring::record::{Level, Payload, SiteFacts, SiteId};
+use spillring::record::{ForeignVerdict, Level, Payload, SiteFacts, SiteId};
 use spillring::sync::{AtomicU64, Ordering::*};
 use spillring::sys::Errno;
 use std::ffi::{c_char, c_int};
@@ -93,8 +93,8 @@ pub struct Site {
     pub n_args: u8,
     /// [`SITE_ABI`].
     pub abi: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// The library's; starts as zero.
+    pub verdict: ForeignVerdict,
 }
 
 // SAFETY: the facts are static and never change; the rest is atomic.
@@ -596,6 +596,9 @@ fn translate(o: Outcome) -> i32 {
 unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
     // SAFETY: NULL, or the caller's site.
     let Some(site) = (unsafe { site.as_ref() }) else { return codes::NULL };
+    if !site.verdict.passes(site.level, || site.target_bytes()) {
+        return codes::OK;
+    }
     let sums = site.plan[6].load(Acquire);
     let ops = site.plan[0].load(Relaxed);
     if sums & sum::QUICK == 0 || values.is_null() && ops != 0 {

@@ -24,6 +24,7 @@ const CASES: &[Case] = &[
     ("no_panic_crosses", &["gcc"], no_panic_crosses),
     ("printf_is_printf", &["gcc"], differential),
     ("calls_of_c", &["gcc"], calls_c),
+    ("levels_of_targets", &["gcc"], targets),
     ("calls_of_cpp", &["g++", "clang++"], calls_cpp),
     ("bad_input", &["gcc"], bad_input),
     ("logs_at_exit_are_kept", &["g++"], at_exit),
@@ -409,6 +410,11 @@ fn calls_c() {
     if have("clang") {
         check(&Build::new("clang").flag("-O2").program("calls.c", dir.path()), &[], &[]);
     }
+}
+
+fn targets() {
+    let dir = kit::dir();
+    check(&Build::new("gcc").flag("-O2").program("targets.c", dir.path()), &[], &[]);
 }
 
 fn calls_cpp() {

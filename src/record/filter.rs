@@ -226,6 +226,44 @@ impl Site {
     }
 }
 
+/// The same for a call site of another language, which the library cannot lay out: the low half of the
+/// generation. (It comes around after 2^31 filters: then a site may go by an old one until the next.)
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct ForeignVerdict(AtomicU32);
+
+impl ForeignVerdict {
+    /// None yet.
+    pub const fn new() -> ForeignVerdict {
+        ForeignVerdict(AtomicU32::new(0))
+    }
+
+    /// Whether the filter in force lets a target through at this level (1 to 5; another one passes: it is for
+    /// the caller to refuse). Without levels for targets, one load and a compare. Async-signal-safe, if
+    /// `target` is.
+    #[inline(always)]
+    pub fn passes<'a>(&self, level: u8, target: impl FnOnce() -> &'a [u8]) -> bool {
+        let now = WORDS.generation.load(Relaxed) as u32;
+        if now == 0 {
+            return true;
+        }
+        let mine = self.0.load(Relaxed);
+        if mine & !1 == now { mine == now } else { self.find_out(level, target()) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_out(&self, level: u8, target: &[u8]) -> bool {
+        let Some(level) = Level::from_u8(level) else { return true };
+        // As `Site::find_out`.
+        let generation = WORDS.generation.load(Acquire) as u32;
+        // A target that is no text is none that a filter names.
+        let yes = allows(level, std::str::from_utf8(target).unwrap_or(""));
+        self.0.store(generation + u32::from(!yes), Relaxed);
+        yes
+    }
+}
+
 /// Whether a record of this level and target is logged, for targets that no static site has.
 /// Async-signal-safe.
 pub fn allows(level: Level, target: &str) -> bool {

@@ -25,7 +25,8 @@ mod value;
 pub use args::{Arg, Args, Capture};
 pub use fields::{DynFields, Field, Fields, Span, Spans, show_value};
 pub use filter::{
-    BadFilter, Filter, STATIC_GATE, allows, enabled, gate, gate_word, on_filter_change, set_filter, set_gate,
+    BadFilter, Filter, ForeignVerdict, STATIC_GATE, allows, enabled, gate, gate_word, on_filter_change,
+    set_filter, set_gate,
 };
 pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8};
 pub use level::{BadLevel, Gate, Level};
