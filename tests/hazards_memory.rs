@@ -526,7 +526,8 @@ fn quota_of_a_channel() {
     let slack = 64 * 256 + 4096;
     assert!((QUOTA / 4 * 3..=QUOTA / 4 * 3 + slack).contains(&one), "{one}");
     assert!(six <= QUOTA + 6 * slack && seven <= QUOTA + 7 * slack, "{six} {seven}");
-    assert!(spilled[1..5].iter().all(|n| *n > 100), "{spilled:?}");
+    // Whoever is late has a sixteenth each, so at least four of them have something.
+    assert!(spilled[1..6].iter().filter(|n| **n > 100).count() >= 4, "{spilled:?}");
     let j = finished(&s, drain_of(&s), 0, Vec::new());
     assert_eq!(j.left, (0, 0), "{:?}", j.notices);
     let lost = out[0].load(SeqCst);
