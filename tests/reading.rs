@@ -380,6 +380,30 @@ fn readers_only_read() {
         );
         assert!(!text.contains("flock("), "{text}");
     }
+    // These look into the rings: mapped for reading, and asked for a read lease, which is given back at once (nobody
+    // opens a ring for writing, so nobody waits for it).
+    for args in [&["stat", "x"][..], &["stat", "--json", "x"], &["inspect", "channel", "x"], &["ls"]] {
+        let (_, _, text) = strace(&p, args);
+        let mut seen = 0;
+        for l in text.lines().filter(|l| ours.iter().any(|d| l.contains(d.as_str()))) {
+            seen += 1;
+            let writes = [
+                "O_RDWR",
+                "O_WRONLY",
+                "O_CREAT",
+                "PROT_WRITE",
+                "F_SETLK",
+                "F_OFD_SETLK",
+                "F_WRLCK",
+                "flock(",
+            ];
+            assert!(!writes.iter().any(|w| l.contains(w)), "{args:?}: {l}");
+        }
+        assert!(seen > 0, "{args:?}: {text}");
+        let leases =
+            |what: &str| text.lines().filter(|l| l.contains("F_SETLEASE") && l.contains(what)).count();
+        assert!(leases("F_RDLCK) = 0") <= leases("F_UNLCK) = 0"), "{args:?}: {text}");
+    }
 }
 
 /// First byte of `tail -n 10` and of `stat` during a flood, against `--version`: the best of many of each, taken
