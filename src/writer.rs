@@ -512,9 +512,13 @@ fn logged<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
 #[inline(never)]
 fn first_of_site<A: Args, T: Stamp>(mut r: SiteRecord<A, T>) {
     let _errno = SavedErrno::save();
+    let generation = attach::generation();
     if let Some(id) = attach::register::<A>(r.site) {
         r.id = id;
         r.inline_site = 0;
+    }
+    if generation != 0 && attach::generation() != generation {
+        return; // A handler has forked meanwhile, and this is the child: the call is its parent's.
     }
     call::log(&Call::new(), &r);
     attach::published();

@@ -26,19 +26,29 @@ pub(super) fn renew(block: &Block, nested: bool) -> Option<*const Ring> {
     let _errno = sys::SavedErrno::save();
     // Files are opened on the way, and that is where a cancelled thread ends: in the midst of a call.
     let _uncancelled = sys::thread::CancelDisabled::new();
+    // An attach, and a forked child's work, block signals; those that came meanwhile are to come when the
+    // block is set up and this looks once more: a handler that forks before that would leave a child that
+    // takes this call for its own, beside its parent. (Who has a ring has lanes without a system call.)
+    let mut blocked = None;
     // Bounded: each turn settles one thing that no later turn unsettles (a fork, an attach).
     for _ in 0..4 {
         let generation = attach::generation();
         let ring = attach::current();
         if ring.is_null() {
-            if !attach::configured() || attach::attach().is_err() {
+            if !attach::configured() {
+                return None;
+            }
+            blocked.get_or_insert_with(sys::thread::SignalsBlocked::new);
+            if attach::attach().is_err() {
                 return None;
             }
         } else if generation == 0 {
+            blocked.get_or_insert_with(sys::thread::SignalsBlocked::new);
             fork::child(block, nested);
         } else {
             // SAFETY: a published ring is never freed.
             set_up(block, unsafe { &*ring }, nested, generation);
+            drop(blocked);
             if attach::generation() != generation {
                 resumed_in_child(block);
             }
