@@ -388,9 +388,13 @@ fn a_named_channel_is_kept_and_can_be_read_and_removed() {
 #[test]
 fn a_channel_in_use_is_not_removed() {
     let p = Place::new();
-    let mut c = p.command(&["run", "--channel", "busy", "--", "sleep", "30"]);
+    let up = p.file("up");
+    let line = format!("touch {}; exec sleep 30", up.display());
+    let mut c = p.command(&["run", "--channel", "busy", "--", "sh", "-c", &line]);
     let mut child = Killed(c.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
     let drain = || drain_of(child.0.id());
+    // A run whose channel goes away before its command is there becomes its command.
+    wait_until("the command runs", || up.exists());
     wait_until("it runs", || drain().is_some_and(|d| out(&p.spillring(&["ls"])).contains(&d.to_string())));
     let drain = drain().expect("a drain").to_string();
     let o = p.spillring(&["rm", "busy"]);
@@ -406,7 +410,8 @@ fn a_channel_in_use_is_not_removed() {
     assert_eq!(p.spillring(&["rm", "--force", "busy"]).status.code(), Some(0));
     // What runs in it ends as it would, and what it had to say is said not to be kept.
     kill(child.0.id(), "TERM");
-    assert_eq!(child.0.wait().unwrap().code(), Some(143));
+    let status = child.0.wait().unwrap();
+    assert_eq!(status.code(), Some(143), "{status}");
 }
 
 /// The drain that a `run` has started: its child of that name.
