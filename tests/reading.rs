@@ -394,10 +394,12 @@ fn readers_only_read() {
                 "PROT_WRITE",
                 "F_SETLK",
                 "F_OFD_SETLK",
-                "F_WRLCK",
+                "F_SETLEASE, F_WRLCK",
                 "flock(",
             ];
-            assert!(!writes.iter().any(|w| l.contains(w)), "{args:?}: {l}");
+            // They open acks as a drain does, and store nothing there.
+            let ack = l.contains(".ack") && !l.contains("O_CREAT") && !l.contains("LK");
+            assert!(ack || !writes.iter().any(|w| l.contains(w)), "{args:?}: {l}");
         }
         assert!(seen > 0, "{args:?}: {text}");
         let leases =
