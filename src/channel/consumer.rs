@@ -23,9 +23,9 @@ use std::time::Duration;
 /// As what a process opens a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It logs, or reads only: maps `ctl` read-only.
+    /// It logs, or reads only: maps what is the drain's read-only.
     Producer,
-    /// It drains: maps `ctl` read-write.
+    /// It drains: maps `ctl` and acks read-write.
     Drain,
 }
 
@@ -184,13 +184,13 @@ impl Channel {
         Ok(())
     }
 
-    /// Opens and validates the three files of a producer.
+    /// Opens and validates the three files of a producer; the ack to be written for [`Role::Drain`] only.
     ///
     /// # Errors
     /// WouldBlock: look again later. BadFile, Version, Arch: it can't be read, the message says why. Os with
     /// ENOENT: it is gone, or not complete.
     pub fn open_ring(&self, stem: Stem) -> Result<RingView> {
-        RingView::open(&self.paths, stem)
+        RingView::open(&self.paths, stem, self.role)
     }
 
     /// Removes the ring of a dead producer whose ack or spill is gone: both are complete before a ring is
@@ -437,7 +437,8 @@ pub struct RingView {
 }
 
 impl RingView {
-    fn open(paths: &ChannelPaths, stem: Stem) -> Result<RingView> {
+    fn open(paths: &ChannelPaths, stem: Stem, role: Role) -> Result<RingView> {
+        let drains = role == Role::Drain;
         let dir = paths.dir().to_path();
         let path = |kind| paths.file(stem, kind).map_err(|e| widen(&dir, e));
 
@@ -467,14 +468,15 @@ impl RingView {
 
         let name = path(Kind::Ack)?;
         let at = name.to_path();
-        let (fd, st) = file::open_foreign(&name, Access::ReadWrite).map_err(|e| widen(&at, e))?;
+        let access = if drains { Access::ReadWrite } else { Access::Read };
+        let (fd, st) = file::open_foreign(&name, access).map_err(|e| widen(&at, e))?;
         let mut head = [0; ID_LEN];
         read_head(&at, &fd, &st, &mut head, ID_LEN as u64)?;
         check_head(&at, &head, Kind::Ack.magic())?;
         check_same(&at, &Identity::decode(&head), &identity)?;
         check_len(&at, &head, &st, geometry.ack_len())?;
         let ack_id = st.id;
-        let mut ack = Map::shared(fd.raw(), geometry.ack_len(), true).map_err(|e| widen(&at, e))?;
+        let mut ack = Map::shared(fd.raw(), geometry.ack_len(), drains).map_err(|e| widen(&at, e))?;
         ack.guard().map_err(|e| widen(&at, e))?;
 
         let name = path(Kind::Spill)?;
@@ -518,7 +520,7 @@ impl RingView {
         self.ring.word(offset)
     }
 
-    /// The ack, read-write.
+    /// The ack, read-write for [`Role::Drain`] only.
     pub fn ack(&self) -> &Map {
         &self.ack
     }
