@@ -458,37 +458,47 @@ impl<S: Source> Reader<S> {
         Ok(r)
     }
 
-    /// The last `records` records, and what follows. Does not read what is before them.
-    pub fn tail(source: S, records: u64) -> Result<Self> {
-        let mut r = Reader::new(source);
-        let all = r.list()?;
-        let mut want = None;
-        for segment in all.iter().rev() {
+    /// Goes from the last batch to the first, by their headers alone, until `go_on` says no.
+    fn backward(&mut self, mut go_on: impl FnMut(&Segment, &BatchHeader) -> bool) -> Result<()> {
+        for segment in self.list()?.iter().rev() {
             let name = segment.to_string();
-            let place = r.source.place();
+            let place = self.source.place();
             let os = |e| Error::os(format!("read {place}/{name}"), e);
-            let Some(opened) = r.opened(segment)? else { continue };
-            let len = r.source.len(&name).map_err(os)?;
-            let mut h = find_backward(&r.source, &name, opened.key, len, len, &mut r.buf).map_err(os)?;
+            let Some(opened) = self.opened(segment)? else { continue };
+            let (source, buf, key) = (&self.source, &mut self.buf, opened.key);
+            let len = source.len(&name).map_err(os)?;
+            let mut h = find_backward(source, &name, key, len, len, buf).map_err(os)?;
             while let Some(x) = h {
-                r.end_then.get_or_insert(x.end_record());
-                let want = *want.get_or_insert(x.end_record().saturating_sub(records));
-                if x.first_record <= want {
-                    r.skip_below = want;
-                    r.start_with(segment, &x)?;
-                    return Ok(r);
+                self.end_then.get_or_insert(x.end_record());
+                if !go_on(segment, &x) {
+                    return Ok(());
                 }
                 // The chain, or if it is broken, a search.
-                h = match header_at(&r.source, &name, opened.key, x.prev).map_err(os)? {
+                h = match header_at(source, &name, key, x.prev).map_err(os)? {
                     Some(prev) if x.prev != 0 => Some(prev),
                     _ if x.offset <= l::SEG_HEADER => None,
-                    _ => {
-                        find_backward(&r.source, &name, opened.key, x.offset, len, &mut r.buf).map_err(os)?
-                    }
+                    _ => find_backward(source, &name, key, x.offset, len, buf).map_err(os)?,
                 };
             }
         }
+        Ok(())
+    }
+
+    /// The last `records` records, and what follows. Does not read what is before them.
+    pub fn tail(source: S, records: u64) -> Result<Self> {
+        let mut r = Reader::new(source);
+        let (mut want, mut found) = (None, None);
+        r.backward(|segment, x| {
+            let want = *want.get_or_insert(x.end_record().saturating_sub(records));
+            if x.first_record <= want {
+                found = Some((segment.clone(), *x));
+            }
+            found.is_none()
+        })?;
         r.skip_below = want.unwrap_or(0);
+        if let Some((segment, h)) = found {
+            r.start_with(&segment, &h)?;
+        }
         Ok(r)
     }
 
@@ -499,29 +509,14 @@ impl<S: Source> Reader<S> {
         // The earliest batch found so far that ends late enough, and where to go on when there is none.
         let mut first: Option<(Segment, BatchHeader)> = None;
         let mut end: Option<(Segment, BatchHeader)> = None;
-        'segments: for segment in r.list()?.iter().rev() {
-            let name = segment.to_string();
-            let place = r.source.place();
-            let os = |e| Error::os(format!("read {place}/{name}"), e);
-            let Some(opened) = r.opened(segment)? else { continue };
-            let len = r.source.len(&name).map_err(os)?;
-            let mut h = find_backward(&r.source, &name, opened.key, len, len, &mut r.buf).map_err(os)?;
-            while let Some(x) = h {
-                end.get_or_insert_with(|| (segment.clone(), x));
-                r.end_then.get_or_insert(x.end_record());
-                if x.last_time < utc_ns {
-                    break 'segments;
-                }
-                first = Some((segment.clone(), x));
-                h = match header_at(&r.source, &name, opened.key, x.prev).map_err(os)? {
-                    Some(prev) if x.prev != 0 => Some(prev),
-                    _ if x.offset <= l::SEG_HEADER => None,
-                    _ => {
-                        find_backward(&r.source, &name, opened.key, x.offset, len, &mut r.buf).map_err(os)?
-                    }
-                };
+        r.backward(|segment, x| {
+            end.get_or_insert_with(|| (segment.clone(), *x));
+            let late = x.last_time >= utc_ns;
+            if late {
+                first = Some((segment.clone(), *x));
             }
-        }
+            late
+        })?;
         match (first, end) {
             (Some((segment, h)), _) => {
                 r.skip_below = h.first_record;
