@@ -2,6 +2,9 @@
 //! whether a healthy producer beside it lost nothing.
 #![cfg(feature = "cli")]
 
+mod command_kit;
+
+use command_kit::{BIN, Place};
 use spillring::layout::ring::id;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -9,42 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const BIN: &str = env!("CARGO_BIN_EXE_spillring");
 /// Records of the healthy producer.
 const HEALTHY: usize = 500;
 
-struct Place {
-    shm: tempfile::TempDir,
-    disk: tempfile::TempDir,
-}
-
 impl Place {
-    fn new() -> Place {
-        Place { shm: tempfile::tempdir_in("/dev/shm").unwrap(), disk: tempfile::tempdir().unwrap() }
-    }
-    fn channel(&self) -> PathBuf {
-        self.shm.path().join("c/x")
-    }
-    fn journal(&self) -> PathBuf {
-        self.disk.path().join("j/x")
-    }
-    fn env(&self, c: &mut Command) {
-        for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("SPILLRING_")) {
-            c.env_remove(name);
-        }
-        c.env("SPILLRING_DIR", self.shm.path().join("c"));
-        c.env("SPILLRING_JOURNAL_DIR", self.disk.path().join("j")).env("SPILLRING_CHANNEL", "x");
-        c.stdin(Stdio::null());
-    }
-    fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(BIN);
-        c.args(args);
-        self.env(&mut c);
-        c
-    }
-    fn spillring(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
     /// A program that logs through the library and ends; nobody drains meanwhile.
     fn program(&self, what: &str, vars: &[(&str, &str)]) -> Output {
         let mut c = Command::new(std::env::current_exe().unwrap());
@@ -68,11 +39,11 @@ impl Place {
         drain.0.take().unwrap().wait_with_output().unwrap()
     }
     fn ring(&self) -> PathBuf {
-        let all = fs::read_dir(self.channel()).unwrap().map(|e| e.unwrap().path());
+        let all = fs::read_dir(self.channel("x")).unwrap().map(|e| e.unwrap().path());
         all.into_iter().find(|p| p.extension().is_some_and(|e| e == "ring")).expect("a ring")
     }
     fn segment(&self) -> PathBuf {
-        let mut all: Vec<_> = fs::read_dir(self.journal()).unwrap().map(|e| e.unwrap().path()).collect();
+        let mut all: Vec<_> = fs::read_dir(self.journal("x")).unwrap().map(|e| e.unwrap().path()).collect();
         all.retain(|p| p.extension().is_some_and(|e| e == "spj"));
         all.sort();
         all.pop().expect("a segment")
@@ -127,38 +98,38 @@ fn check(case: &str, o: &Output, status: i32, code: &str, words: &[&str]) {
 
 #[test]
 fn no_channel() {
-    let p = Place::new();
-    let path = p.channel().display().to_string();
+    let p = Place::of_channel("x");
+    let path = p.channel("x").display().to_string();
     for args in [&["stat", "x"][..], &["rm", "x"], &["inspect", "channel", "x"]] {
         check("no channel", &p.spillring(args), 4, "E02", &[&path, "start a drain"]);
     }
     for args in [&["cat", "x"][..], &["inspect", "journal", "x"]] {
-        let journal = p.journal().display().to_string();
+        let journal = p.journal("x").display().to_string();
         check("no journal", &p.spillring(args), 4, "E02", &[&journal, "spillring ls"]);
     }
 }
 
 #[test]
 fn no_permission() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
-    let path = p.channel().display().to_string();
-    fs::set_permissions(p.channel(), fs::Permissions::from_mode(0o777)).unwrap();
+    let path = p.channel("x").display().to_string();
+    fs::set_permissions(p.channel("x"), fs::Permissions::from_mode(0o777)).unwrap();
     for args in [&["stat", "x"][..], &["drain", "x"]] {
         check("everybody may write", &p.spillring(args), 1, "E03", &[&path, "chmod o-w"]);
     }
     let o = p.spillring(&["run", "--channel", "x", "--strict", "--", "true"]);
     check("run --strict", &o, 125, "E03", &[&path, "not started"]);
-    fs::set_permissions(p.channel(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(p.channel("x"), fs::Permissions::from_mode(0o700)).unwrap();
     check("and then", &p.drain(), 0, "", &[]);
     p.nothing_lost();
 }
 
 #[test]
 fn full_shared_memory() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     // A file system of its own, of 16 KiB.
-    let dir = p.shm.path().join("small");
+    let dir = p.channels().with_file_name("small");
     fs::create_dir(&dir).unwrap();
     let script = format!(
         "mount -t tmpfs -o size=16k none {0} || exit 99; export SPILLRING_DIR={0}/c; \
@@ -194,7 +165,7 @@ fn a_ring_that_cannot_be_read() {
         ("another architecture", &|r| patch(r, id::ARCH, 77), "E07", &["77", "another channel"]),
     ];
     for (case, damage, code, words) in cases {
-        let p = Place::new();
+        let p = Place::of_channel("x");
         p.program("text 10", &[]);
         let ring = p.ring();
         damage(&ring);
@@ -210,13 +181,13 @@ fn a_ring_that_cannot_be_read() {
         p.nothing_lost();
         check(case, &p.spillring(&["rm", "x"]), 5, code, &words);
         check(case, &p.spillring(&["rm", "--force", "x"]), 0, "", &[]);
-        assert!(!p.channel().exists());
+        assert!(!p.channel("x").exists());
     }
 }
 
 #[test]
 fn a_journal_with_a_torn_tail() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     check("healthy", &p.drain(), 0, "", &[]);
     let segment = p.segment();
@@ -244,7 +215,7 @@ fn a_journal_with_a_torn_tail() {
 
 #[test]
 fn a_journal_with_a_flipped_bit() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("text 5000", &[]);
     assert_eq!(p.drain().status.code(), Some(0));
     let segment = p.segment();
@@ -269,7 +240,7 @@ fn a_journal_with_a_flipped_bit() {
 
 #[test]
 fn a_second_drain() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     let first = Killed(Some(p.command(&["drain", "x"]).spawn().unwrap()));
     let pid = first.0.as_ref().unwrap().id().to_string();
@@ -277,7 +248,7 @@ fn a_second_drain() {
     while !String::from_utf8_lossy(&p.spillring(&["ls"]).stdout).contains(&pid) {
         assert!(begun.elapsed() < Duration::from_secs(20), "no drain");
     }
-    let path = p.channel().display().to_string();
+    let path = p.channel("x").display().to_string();
     check("second drain", &p.spillring(&["drain", "x"]), 5, "E08", &[&path, &pid, "stop that one"]);
     let o = p.spillring(&["run", "--channel", "x", "--strict", "--", "true"]);
     check("run --strict", &o, 125, "E08", &[&path, &pid]);
@@ -289,7 +260,7 @@ fn a_second_drain() {
 
 #[test]
 fn an_unknown_level() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     let o = p.program("healthy", &[("SPILLRING_LEVEL", "loud")]);
     let e = String::from_utf8_lossy(&o.stderr);
     assert_eq!(e.matches("SPILLRING_LEVEL=\"loud\"").count(), 1, "{e}");
@@ -300,7 +271,7 @@ fn an_unknown_level() {
 
 #[test]
 fn a_record_larger_than_the_lane() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("text 60000", &[("SPILLRING_LANE", "4k")]);
     p.program("healthy", &[("SPILLRING_LANE", "4k")]);
     check("drain", &p.drain(), 0, "", &[]);
@@ -312,7 +283,7 @@ fn a_record_larger_than_the_lane() {
 
 #[test]
 fn a_record_of_16_mib() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     // The record is the text, its length and a header: the largest that goes, and one that does not.
     p.program(&format!("text {}", (16 << 20) - 256), &[]);
     p.program(&format!("text {}", 16 << 20), &[]);
@@ -331,7 +302,7 @@ fn a_record_of_16_mib() {
 
 #[test]
 fn bytes_that_act_on_a_terminal() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("escape 1", &[]);
     let o = p.spillring(&["run", "--channel", "x", "--", "printf", "a\\0b\\033[1m\\377c"]);
     assert_eq!(o.stdout, b"a\0b\x1b[1m\xffc");
@@ -351,7 +322,7 @@ fn bytes_that_act_on_a_terminal() {
 
 #[test]
 fn filters_that_are_none() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     check("drain", &p.drain(), 0, "", &[]);
     // Arguments are checked before anything is opened; their messages are clap's, without a code of ours.
@@ -387,7 +358,7 @@ fn filters_that_are_none() {
 
 #[test]
 fn a_closed_stdout() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     check("drain", &p.drain(), 0, "", &[]);
     for args in ["cat x", "tail x", "stat x", "ls", "doctor", "man", "inspect layout"] {
@@ -409,7 +380,7 @@ fn a_closed_stdout() {
 
 #[test]
 fn a_reader_that_goes_away() {
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     check("drain", &p.drain(), 0, "", &[]);
     // One that follows notices it although it has nothing to say.
@@ -431,7 +402,7 @@ fn a_reader_that_goes_away() {
 #[test]
 fn a_journal_of_a_newer_version() {
     use spillring::layout::journal as j;
-    let p = Place::new();
+    let p = Place::of_channel("x");
     p.program("healthy", &[]);
     check("drain", &p.drain(), 0, "", &[]);
     let segment = p.segment();

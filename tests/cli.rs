@@ -1,82 +1,26 @@
 //! The command as its user sees it: statuses, streams, signals, messages.
 #![cfg(feature = "cli")]
 
+mod command_kit;
+
+use command_kit::{BIN, Killed, Place, err, out, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const BIN: &str = env!("CARGO_BIN_EXE_spillring");
-
-/// A place of its own for channels and journals.
-struct Place {
-    shm: tempfile::TempDir,
-    disk: tempfile::TempDir,
-}
-
 impl Place {
-    fn new() -> Place {
-        Place { shm: tempfile::tempdir_in("/dev/shm").unwrap(), disk: tempfile::tempdir().unwrap() }
-    }
-    fn env(&self, c: &mut Command) {
-        for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("SPILLRING_")) {
-            c.env_remove(name);
-        }
-        c.env("SPILLRING_DIR", self.channels()).env("SPILLRING_JOURNAL_DIR", self.journals());
-    }
-    fn channels(&self) -> PathBuf {
-        self.shm.path().join("c")
-    }
-    fn journals(&self) -> PathBuf {
-        self.disk.path().join("j")
-    }
-    fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(BIN);
-        c.args(args);
-        self.env(&mut c);
-        c
-    }
-    fn spillring(&self, args: &[&str]) -> Output {
-        self.command(args).stdin(Stdio::null()).output().unwrap()
-    }
     /// `run` of a shell line.
     fn sh(&self, line: &str) -> Output {
         self.spillring(&["run", "--", "sh", "-c", line])
     }
-    fn file(&self, name: &str) -> PathBuf {
-        self.disk.path().join(name)
-    }
-}
-
-fn out(o: &Output) -> String {
-    String::from_utf8_lossy(&o.stdout).into_owned()
-}
-fn err(o: &Output) -> String {
-    String::from_utf8_lossy(&o.stderr).into_owned()
 }
 
 /// The output of a shell line without us, for comparison.
 fn plain(line: &str) -> Output {
     Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output().unwrap()
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-struct Killed(Child);
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn kill(pid: u32, signal: &str) {

@@ -2,9 +2,9 @@
 //! them read them.
 #![cfg(feature = "cli")]
 
-mod reader_kit;
+mod command_kit;
 
-use reader_kit::{Killed, Place, err, out, wait_until};
+use command_kit::{Killed, Place, err, out, wait_until};
 use spillring::doctor::{Check, Machine, Verdict, any_bad};
 use spillring::env::{Idle, Settings};
 use std::os::unix::net::UnixDatagram;
@@ -231,7 +231,7 @@ fn the_unit_is_sound() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line}: {text}");
     }
-    assert!(text.contains(&format!("ExecStart={} drain %i", reader_kit::BIN)), "{text}");
+    assert!(text.contains(&format!("ExecStart={} drain %i", command_kit::BIN)), "{text}");
     let unit = p.file("spillring@web.service");
     std::fs::write(&unit, &text).unwrap();
     let o = Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&unit).output().unwrap();
@@ -341,7 +341,7 @@ fn completions() {
 }
 
 fn main() -> std::process::ExitCode {
-    reader_kit::run(vec![
+    command_kit::run(vec![
         ("a_good_machine", &[], a_good_machine),
         ("each_question", &[], each_question),
         ("a_system_user_and_no_systemd", &[], a_system_user_and_no_systemd),

@@ -1,7 +1,7 @@
 //! What a call costs that logs nothing: by the level that a program was built for, none; by the one that is set
 //! at run time, three instructions and a jump. A program built for this, in `target/gate`.
 
-mod reader_kit;
+mod command_kit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,7 +96,7 @@ fn a_call_below_the_level_is_three_instructions() {
 }
 
 fn main() -> std::process::ExitCode {
-    let mut cases: Vec<reader_kit::Case> =
+    let mut cases: Vec<command_kit::Case> =
         vec![("what_is_not_compiled_is_not_evaluated", &[], what_is_not_compiled_is_not_evaluated)];
     if cfg!(target_arch = "x86_64") {
         cases.push((
@@ -105,5 +105,5 @@ fn main() -> std::process::ExitCode {
             a_call_below_the_level_is_three_instructions,
         ));
     }
-    reader_kit::run(cases)
+    command_kit::run(cases)
 }

@@ -2,7 +2,7 @@
 //! promised.
 #![cfg(feature = "cli")]
 
-mod reader_kit;
+mod command_kit;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -328,7 +328,7 @@ fn jq_takes_whatever_the_bytes() {
 }
 
 fn main() -> std::process::ExitCode {
-    reader_kit::run(vec![
+    command_kit::run(vec![
         ("golden", &["jq"], golden),
         ("fields_are_keys", &[], fields_are_keys),
         ("fields_without_end", &[], fields_without_end),

@@ -2,9 +2,9 @@
 #![cfg(feature = "cli")]
 #![allow(unsafe_code)]
 
-mod reader_kit;
+mod command_kit;
 
-use reader_kit::{Place, err, out};
+use command_kit::{Place, err, out};
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 
@@ -188,7 +188,7 @@ fn main() -> std::process::ExitCode {
     }
     // SAFETY: no arguments.
     let root = unsafe { libc::geteuid() } == 0;
-    let mut cases: Vec<reader_kit::Case> = vec![
+    let mut cases: Vec<command_kit::Case> = vec![
         ("as_it_is_by_default", &[], as_it_is_by_default),
         ("locked", &[], locked),
         ("locked_as_far_as_the_limit_goes", &[], locked_as_far_as_the_limit_goes),
@@ -197,5 +197,5 @@ fn main() -> std::process::ExitCode {
     // A name that nobody's tool has: what can't be done here is said.
     let needs: &[&str] = if root { &["unshare"] } else { &["root (it mounts a tmpfs)"] };
     cases.push(("mounted", needs, mounted));
-    reader_kit::run(cases)
+    command_kit::run(cases)
 }

@@ -1,9 +1,9 @@
 //! `cat` and `tail`: what they show, in which order, how, and how little they read for it.
 #![cfg(feature = "cli")]
 
-mod reader_kit;
+mod command_kit;
 
-use reader_kit::{BIN, Killed, Place, Running, err, on_terminal, out, wait_until};
+use command_kit::{BIN, Killed, Place, Running, err, on_terminal, out, wait_until};
 use spillring::journal::{DirStorage, Journal, Loss, Options, SiteFacts, ThreadFacts, kind};
 use spillring::layout::site::{style, ty};
 use spillring::record::{DynFields, Value};
@@ -506,7 +506,7 @@ fn with_less() {
 }
 
 fn main() -> std::process::ExitCode {
-    reader_kit::run(vec![
+    command_kit::run(vec![
         ("filters", &[], filters),
         ("channels_are_merged_by_time", &[], channels_are_merged_by_time),
         ("the_end_of_cat_is_tail", &[], the_end_of_cat_is_tail),

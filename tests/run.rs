@@ -1,6 +1,9 @@
 //! `spillring run`, sentence by sentence: as transparent as `command | cat`, and it never makes a program
 //! fail. Through real terminals where a sentence has one, and around real programs, unchanged.
 
+mod command_kit;
+
+use command_kit::{BIN, Case, Place};
 use spillring::sys::pty::{self, Size};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,38 +11,24 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const BIN: &str = env!("CARGO_BIN_EXE_spillring");
 /// A wait that takes longer has failed. No test needs more than a second or two.
 const LONG: Duration = Duration::from_secs(30);
 /// Bytes of one read of run: what the death of a reader may take with it.
 const READ: usize = 64 << 10;
 
-fn main() {
+fn main() -> ExitCode {
     if let Some(go) = std::env::var_os("RUN_LOGS_ON") {
-        return logs_on(Path::new(&go));
+        logs_on(Path::new(&go));
+        return ExitCode::SUCCESS;
     }
-    let args = libtest_mimic::Arguments::from_args();
-    let mut trials = Vec::new();
-    let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
-    for &(name, tools, test) in TESTS {
-        let missing = tools.iter().find(|t| !is_there(t));
-        let name = missing.map_or(name.to_string(), |t| format!("{name} (needs {t})"));
-        let run = move || {
-            test();
-            Ok(())
-        };
-        // In the gate everything has been installed: there a missing tool is a failure.
-        trials.push(libtest_mimic::Trial::test(name, run).with_ignored_flag(missing.is_some() && !ci));
-    }
-    libtest_mimic::run(&args, trials).exit();
+    command_kit::run(TESTS.to_vec())
 }
 
-type Test = (&'static str, &'static [&'static str], fn());
-const TESTS: &[Test] = &[
+const TESTS: &[Case] = &[
     ("a_prompt_comes_within_20_ms", &[], a_prompt_comes_within_20_ms),
     ("a_line_of_100_mb_comes_back_exact", &[], a_line_of_100_mb_comes_back_exact),
     ("a_long_line_is_joined_again_in_every_form", &["jq"], a_long_line_is_joined_again_in_every_form),
@@ -76,42 +65,7 @@ const TESTS: &[Test] = &[
     ("around_a_daemon", &["setsid", "python3"], around_a_daemon),
 ];
 
-fn is_there(tool: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(tool).is_file()))
-}
-
-/// A place of its own for channels, journals and files.
-struct Place {
-    shm: tempfile::TempDir,
-    disk: tempfile::TempDir,
-}
-
 impl Place {
-    fn new() -> Place {
-        Place { shm: tempfile::tempdir_in("/dev/shm").unwrap(), disk: tempfile::tempdir().unwrap() }
-    }
-    fn file(&self, name: &str) -> PathBuf {
-        self.disk.path().join(name)
-    }
-    fn channels(&self) -> PathBuf {
-        self.shm.path().join("c")
-    }
-    fn env(&self, c: &mut Command) {
-        for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("SPILLRING_")) {
-            c.env_remove(name);
-        }
-        c.env("SPILLRING_DIR", self.channels()).env("SPILLRING_JOURNAL_DIR", self.file("j"));
-        c.stdin(Stdio::null());
-    }
-    fn command(&self, args: &[&str]) -> Command {
-        let mut c = Command::new(BIN);
-        c.args(args);
-        self.env(&mut c);
-        c
-    }
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
     /// `run ARGS -- sh -c LINE`.
     fn sh(&self, args: &[&str], line: &str) -> Command {
         self.command(&[&["run"], args, &["--", "sh", "-c", line]].concat())
@@ -918,9 +872,9 @@ fn channels_are_removed_or_named() {
     let name =
         e.trim_end().strip_prefix("spillring: the channel is kept: spillring cat ").unwrap().to_string();
     assert_eq!(p.left(), std::slice::from_ref(&name));
-    assert_eq!(text(&p.output(&["cat", "--format", "raw", &name]).stdout), "last words\n");
-    assert!(p.output(&["stat", &name]).status.success());
-    assert!(p.output(&["rm", &name]).status.success());
+    assert_eq!(text(&p.spillring(&["cat", "--format", "raw", &name]).stdout), "last words\n");
+    assert!(p.spillring(&["stat", &name]).status.success());
+    assert!(p.spillring(&["rm", &name]).status.success());
     // Not all delivered: the disk is full.
     let said = p.file("said");
     let mut c = p.sh(&["-o", "/dev/full", "--format", "raw"], "echo x");
@@ -979,7 +933,7 @@ fn what_was_lost_is_counted() {
     println!("{lost} reads lost, {want} bytes");
     assert!(lost > 0 && want > 0 && want <= lost as usize * READ, "{lost} {want}");
     let name = e.split("spillring cat ").nth(1).unwrap().lines().next().unwrap().to_string();
-    let o = p.output(&["stat", "--json", &name]);
+    let o = p.spillring(&["stat", "--json", &name]);
     let j: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
     assert_eq!((&j["lost"], &j["adds_up"]), (&lost.into(), &true.into()), "{j}");
 }
@@ -1005,7 +959,7 @@ fn a_stopped_drain_stops_nobody() {
 fn what_must_not_be() {
     let p = Place::new();
     let bad = |args: &[&str], status: i32, words: &[&str]| {
-        let o = p.output(&[&["run"], args, &["--", "echo", "ran"]].concat());
+        let o = p.spillring(&[&["run"], args, &["--", "echo", "ran"]].concat());
         let e = text(&o.stderr);
         assert_eq!(o.status.code(), Some(status), "{args:?}: {e}");
         assert!(words.iter().all(|w| e.contains(w)), "{args:?}: {e}");
@@ -1053,9 +1007,9 @@ fn what_must_not_be() {
     closed("2>&-");
     closed("<&-");
     // Nobody starts the drain's own command by hand.
-    let o = p.output(&["keep-run", "--control", "99", "--channel-dir", "/dev/shm/x", "--run", "1"]);
+    let o = p.spillring(&["keep-run", "--control", "99", "--channel-dir", "/dev/shm/x", "--run", "1"]);
     assert_eq!(o.status.code(), Some(2));
-    assert!(!text(&p.output(&["--help"]).stdout).contains("keep-run"));
+    assert!(!text(&p.spillring(&["--help"]).stdout).contains("keep-run"));
 }
 
 /// A Python server, unchanged: its requests are in the file while it runs.
@@ -1063,7 +1017,7 @@ fn around_a_python_server() {
     let p = Place::new();
     let file = p.file("server");
     fs::write(p.file("page"), "the page").unwrap();
-    let dir = p.disk.path().to_str().unwrap().to_string();
+    let dir = p.file("").to_str().unwrap().to_string();
     let args = ["run", "-o", file.to_str().unwrap(), "--", "python3", "-u", "-m", "http.server"];
     let mut c = spawn(p.command(&args).args(["--bind", "127.0.0.1", "--directory", &dir, "0"]));
     let mut port = String::new();
@@ -1153,7 +1107,7 @@ fn around_less() {
 /// `top -b`.
 fn around_top() {
     let p = Place::new();
-    let o = p.output(&["run", "--", "top", "-b", "-n", "1"]);
+    let o = p.spillring(&["run", "--", "top", "-b", "-n", "1"]);
     let shown = text(&o.stdout);
     assert_eq!((o.status.code(), text(&o.stderr).as_str()), (Some(0), ""));
     assert!(shown.contains("PID") && shown.contains("spillring") && shown.contains("top"), "{shown}");

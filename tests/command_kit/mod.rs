@@ -1,4 +1,4 @@
-//! What the tests of reading share: cases that need a tool, a place of its own for the command, a terminal.
+//! What the tests of the command share: cases that need a tool, a place of its own for the command, a terminal.
 #![allow(dead_code, unsafe_code)]
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -34,7 +34,7 @@ pub fn run(cases: Vec<Case>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), cases.into_iter().map(trial).collect()).exit_code()
 }
 
-fn have(tool: &str) -> bool {
+pub fn have(tool: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(tool).is_file()))
 }
 
@@ -42,17 +42,29 @@ fn have(tool: &str) -> bool {
 pub struct Place {
     shm: tempfile::TempDir,
     disk: tempfile::TempDir,
+    channel: Option<&'static str>,
 }
 
 impl Place {
     pub fn new() -> Place {
-        Place { shm: tempfile::tempdir_in("/dev/shm").unwrap(), disk: tempfile::tempdir().unwrap() }
+        let (shm, disk) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+        Place { shm, disk, channel: None }
+    }
+    /// Where programs log to this channel.
+    pub fn of_channel(channel: &'static str) -> Place {
+        Place { channel: Some(channel), ..Place::new() }
     }
     pub fn channels(&self) -> PathBuf {
         self.shm.path().join("c")
     }
+    pub fn channel(&self, name: &str) -> PathBuf {
+        self.channels().join(name)
+    }
+    pub fn journals(&self) -> PathBuf {
+        self.disk.path().join("j")
+    }
     pub fn journal(&self, channel: &str) -> PathBuf {
-        self.disk.path().join("j").join(channel)
+        self.journals().join(channel)
     }
     pub fn file(&self, name: &str) -> PathBuf {
         self.disk.path().join(name)
@@ -63,7 +75,8 @@ impl Place {
         for (name, _) in std::env::vars_os().filter(|(n, _)| ours(&n.to_string_lossy())) {
             c.env_remove(name);
         }
-        c.env("SPILLRING_DIR", self.channels()).env("SPILLRING_JOURNAL_DIR", self.disk.path().join("j"));
+        c.env("SPILLRING_DIR", self.channels()).env("SPILLRING_JOURNAL_DIR", self.journals());
+        c.envs(self.channel.map(|name| ("SPILLRING_CHANNEL", name)));
         c.stdin(Stdio::null());
     }
     pub fn command(&self, args: &[&str]) -> Command {
