@@ -148,8 +148,9 @@ ended and others still have its stdout or stderr open, they are read for --linge
 drain reads on until they end. Without --channel the channel is removed when all was delivered and the \
 command was not killed; else it is named.
 
-A file (-o) may be moved away at any time: within a second, or at once on SIGHUP, a new one is begun. With \
-raw in one file the streams change only at the ends of lines, or after a second without one.
+A file (-o) may be moved away at any time: within a second, or at once on SIGHUP, a new one is begun. One that \
+cannot be written (a full disk) is tried again; when the command has ended, for SPILLRING_FLUSH_TIMEOUT, and then \
+the channel is kept and named. With raw in one file the streams change only at the ends of lines, or after a second without one.
 
 If no channel can be made, a line on stderr says why, and the command runs on the streams as they are.";
 

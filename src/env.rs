@@ -85,7 +85,8 @@ variables! {
     RETAIN_AGE "time", "none", "1s to 3650d, or none",
         "age at which files of the journal are deleted";
     FLUSH_TIMEOUT "time", "2s", "0 to 1h",
-        "how long a drain that ends waits for a sink that makes no progress";
+        "how long a drain that ends waits for an output that makes no progress, and a run for one that it \
+         cannot write (it waits for readers)";
     FORMAT "format", "text", "text, json, raw",
         "form of what run and drain write to files";
     ROTATE_BYTES "bytes", "none", "4k to 16t, or none",

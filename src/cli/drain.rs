@@ -22,7 +22,8 @@ pub fn run(args: &DrainArgs, settings: &Settings) -> Result<Exit> {
             .map(|f| to_file(f, args.format.map_or(settings.format, Into::into)))
             .collect(),
         begin: Begin::WhereTheyStopped,
-        patience: Some(settings.flush_timeout),
+        patience: settings.flush_timeout,
+        readers_may_pause: false,
     };
     let engine = Engine::start(settings, plan, move |done| {
         let _ = ended.send(done);

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl From<Format> for sink::Format {
     fn from(f: Format) -> sink::Format {
@@ -47,8 +47,11 @@ pub struct Plan {
     pub sinks: Vec<SinkSpec>,
     /// Where sinks begin.
     pub begin: Begin,
-    /// How long a sink that does not move is waited for at the end; `None`: until [`Engine::cut_off`].
-    pub patience: Option<Duration>,
+    /// How long a sink that does not move is waited for at the end.
+    pub patience: Duration,
+    /// One whose reader does not read is waited for until [`Engine::cut_off`], as `cat` would; patience is only
+    /// for what fails (a full disk).
+    pub readers_may_pause: bool,
 }
 
 /// Where the sinks of an engine begin.
@@ -144,7 +147,13 @@ impl Engine {
             let ran = drain.run(&its_stop, &mut hear);
             let end = drain.position();
             lock(&followers).iter().for_each(|f| f.stop_when(&end));
-            let outcomes = finish(&followers, plan.patience, &its_cut);
+            let mut patience = plan.patience;
+            if plan.readers_may_pause {
+                wait_for_readers(&followers, patience, &its_cut);
+                // To note how far they came.
+                patience = Duration::from_secs(1);
+            }
+            let outcomes = lock(&followers).iter_mut().map(|f| f.wait(Some(patience))).collect();
             // What was to be said is said before the end, unless nobody takes it.
             let (tell, said) = channel();
             let _ = say.send(Notice::Said(tell));
@@ -237,16 +246,21 @@ fn open(
     Ok((drain, followers, begun))
 }
 
-fn finish(followers: &Followers, patience: Option<Duration>, cut: &AtomicBool) -> Vec<Outcome> {
-    if patience.is_none() {
-        // Not under the lock: whoever waits for a reader may still be told that a file was moved away.
-        while lock(followers).iter().any(|f| f.ended().is_none()) && !cut.load(Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
+/// Until each sink has ended, or cannot write for `patience`; or `cut`.
+fn wait_for_readers(followers: &Followers, patience: Duration, cut: &AtomicBool) {
+    let begun = Instant::now();
+    loop {
+        // Not for long under the lock: whoever waits may still be told that a file was moved away.
+        let waits = lock(followers).iter().any(|f| {
+            let gives_up = begun.elapsed() >= patience && f.fails_for() >= Some(patience);
+            f.ended().is_none() && !gives_up
+        });
+        if !waits || cut.load(Acquire) {
+            break;
         }
-        lock(followers).iter().filter(|f| f.ended().is_none()).for_each(Follower::give_up);
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let patience = Some(patience.unwrap_or(Duration::from_secs(1)));
-    lock(followers).iter_mut().map(|f| f.wait(patience)).collect()
+    lock(followers).iter().filter(|f| f.ended().is_none()).for_each(Follower::give_up);
 }
 
 #[cfg(test)]

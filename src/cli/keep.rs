@@ -154,7 +154,8 @@ impl<'a> Keeper<'a> {
         };
         let (events, inbox) = channel();
         let drained = events.clone();
-        let plan = Plan { channel_dir: args.channel_dir.clone(), sinks, begin, patience: None };
+        let (channel_dir, patience) = (args.channel_dir.clone(), settings.flush_timeout);
+        let plan = Plan { channel_dir, sinks, begin, patience, readers_may_pause: true };
         let engine = Engine::start(&settings, plan, move |done| {
             let _ = drained.send(Event::Drained(done));
         })?;

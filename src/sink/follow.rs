@@ -282,6 +282,14 @@ impl Follower {
         *lock(&self.shared.ended)
     }
 
+    /// How long it has not been able to write, for want of room or by another error that it outwaits.
+    pub fn fails_for(&self) -> Option<Duration> {
+        let w = &self.shared.words;
+        let since = w.get(s::ST_BLOCKED);
+        let fails = w.get(s::ST_RETRIES) > 0 && since > 0;
+        fails.then(|| Duration::from_nanos(time::boottime_ns().saturating_sub(since)))
+    }
+
     /// Asks it to end once everything before `end` (the journal's, after its last batch) is delivered.
     /// Does not wait.
     pub fn stop_when(&self, end: &Position) {
