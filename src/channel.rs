@@ -56,6 +56,11 @@ impl Stem {
         Some(Stem { pid: u32::try_from(pid).ok()?, nonce })
     }
 
+    /// The producer whose ring has this name.
+    pub fn of_ring(name: &[u8]) -> Option<Stem> {
+        name.strip_suffix(Kind::Ring.suffix()).and_then(Stem::parse)
+    }
+
     fn push_to(self, path: &mut FixedPath) -> std::result::Result<(), Errno> {
         path.push_dec(u64::from(self.pid))?.push(b"-")?.push_hex(self.nonce)?;
         Ok(())

@@ -22,6 +22,7 @@ pub mod pty;
 pub mod room;
 pub mod thread;
 pub mod time;
+pub mod watch;
 
 pub use errno::{Errno, SavedErrno};
 pub use file::{Fd, FileId};

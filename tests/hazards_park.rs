@@ -1,4 +1,5 @@
-//! Who enters the kernel to wake a drain, and who never does: the idle policies and membarrier.
+//! Who enters the kernel to wake a drain, and who never does: the idle policies and membarrier. What an idle
+//! drain asks the kernel, and that it misses nothing for it; that readers cost a writer no call.
 #![allow(unsafe_code)] // sandboxes, words shared with children
 
 mod common;
@@ -19,14 +20,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 fn main() {
-    if std::env::var("SPILLRING_HAZARD_ROLE").as_deref() == Ok("parked") {
-        return parked_role();
+    match std::env::var("SPILLRING_HAZARD_ROLE").as_deref() {
+        Ok("parked") => return parked_role(),
+        Ok("idle") => return idle_role(),
+        _ => {}
     }
     run(vec![
         ("no_other_policy_enters_the_kernel_for_a_drain_that_sleeps", None, others_never_wake),
         ("a_writer_wakes_once_a_sleep", None, once_a_sleep),
         ("a_parked_drain_is_woken_by_its_writer", needs_tool("strace"), parked),
         ("without_membarrier_the_drain_says_so_and_looks_by_itself", None, no_membarrier),
+        ("an_idle_drain_sleeps_and_asks_for_nothing", needs_tool("strace"), idle),
+        ("rings_and_deaths_are_seen_told_or_not", None, told_or_not),
+        #[cfg(feature = "cli")]
+        ("readers_cost_a_writer_no_call", None, readers_and_a_writer),
     ])
 }
 
@@ -254,4 +261,178 @@ fn no_membarrier() {
     assert_eq!(child.wait(), 0);
     let texts: Vec<String> = journal(&s).into_iter().map(|r| r.1).collect();
     assert_eq!(counts(&texts), [("p".to_string(), 40)].into());
+}
+
+/// Looks that an idle drain is left alone for.
+const LOOKS: u64 = 120;
+
+/// Two writers that have nothing to say, and a drain of the default policy that has nothing to do.
+fn idle_role() {
+    // SAFETY: ends this process if it hangs.
+    unsafe { libc::alarm(100) };
+    let mut s = Settings::from(|_| None, 0).0;
+    s.dir = PathBuf::from(std::env::var_os("SPILLRING_HAZARD_DIR").unwrap());
+    (s.channel, s.journal_dir) = ("t".into(), Some(s.dir.join("journals")));
+    let out = shared_words();
+    let writers = [0, 1].map(|i| {
+        producer(&s, || {
+            info!("p {}", i);
+            soon("the drain has been idle", || out[0].load(SeqCst) == 1);
+        })
+    });
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let mut drain = Drain::open(DrainConfig::new(&s, s.channel_dir()).0).unwrap();
+    let channel = Channel::create_or_open(&s.channel_dir(), false, Role::Producer).unwrap();
+    let ends = std::thread::spawn(move || {
+        let word = |at| channel.ctl().word(at).load(SeqCst);
+        soon("both are drained", || word(ctl::DELIVERED) == 2);
+        // Those that it spins through before it sleeps are seen as one.
+        let (mut looks, mut last) = (0, 0);
+        soon("it has looked often enough", || {
+            looks += u64::from(std::mem::replace(&mut last, word(ctl::PASSES)) != last);
+            looks >= LOOKS
+        });
+        out[0].store(1, SeqCst);
+        soon("it has taken the rings away", || word(ctl::GONE_RINGS) == 2);
+        STOP.store(true, SeqCst);
+    });
+    assert_eq!(drain.run(&STOP, |l: &str| eprintln!("{l}")).unwrap().records, 2);
+    ends.join().unwrap();
+    writers.into_iter().for_each(|w| assert_eq!(w.wait(), 0));
+}
+
+fn idle() {
+    let dir = Scratch::new();
+    let log = dir.path().join("strace");
+    let mut c = std::process::Command::new("strace");
+    let calls = "trace=ppoll,getdents64,fcntl";
+    c.args(["-f", "-e", calls, "-o"]).arg(&log).arg(std::env::current_exe().unwrap());
+    c.env("SPILLRING_HAZARD_ROLE", "idle").env("SPILLRING_HAZARD_DIR", dir.path());
+    let o = c.output().unwrap();
+    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+    let text = std::fs::read_to_string(&log).unwrap();
+    let count = |what: &str| text.lines().filter(|l| l.contains(what)).count() as u64;
+    let (sleeps, scans, probes) = (count("ppoll("), count("getdents64("), count("F_SETLEASE, F_RDLCK"));
+    eprintln!("{sleeps} sleeps, {scans} reads of directories, {probes} leases asked for");
+    // Each look is a sleep. Directories are read at the beginning and the end, and every few seconds; leases are
+    // asked for less and less often, and when the kernel has told of a death.
+    assert!(sleeps >= LOOKS - 10 && scans < LOOKS / 4 && probes < LOOKS / 4, "{sleeps} {scans} {probes}");
+}
+
+fn rings(s: &Settings) -> usize {
+    let all = std::fs::read_dir(s.channel_dir()).into_iter().flatten().flatten();
+    all.filter(|e| e.file_name().to_string_lossy().ends_with(".ring")).count()
+}
+
+fn told_or_not() {
+    for told in [true, false] {
+        let dir = Scratch::new();
+        let s = with_idle(&dir, Idle::Adaptive);
+        let out = shared_words();
+        let drain = fork_and(|| {
+            // SAFETY: ends this process if it hangs.
+            unsafe { libc::alarm(50) };
+            static STOP: AtomicBool = AtomicBool::new(false);
+            if !told {
+                without(libc::SYS_inotify_init1);
+            }
+            let mut drain = Drain::open(DrainConfig::new(&s, s.channel_dir()).0).unwrap();
+            std::thread::spawn(|| {
+                soon("it is to end", || out[0].load(SeqCst) == 1);
+                STOP.store(true, SeqCst);
+            });
+            out[1].store(1, SeqCst);
+            assert_eq!(drain.run(&STOP, |l: &str| eprintln!("{l}")).unwrap().records, 6);
+        });
+        soon("the drain is there", || out[1].load(SeqCst) == 1);
+        for i in 0..3u64 {
+            let child = producer(&s, || {
+                info!("p {}", i);
+                out[2].store(i + 1, SeqCst);
+                soon("it is to go on", || out[3].load(SeqCst) == i + 1);
+                info!("p {}", i);
+            });
+            soon("it has logged", || out[2].load(SeqCst) == i + 1);
+            // The last one has its ring killed at once, and the drain has long slept by then.
+            if i == 2 {
+                std::thread::sleep(Duration::from_millis(1500));
+            }
+            out[3].store(i + 1, SeqCst);
+            assert_eq!(child.wait(), 0);
+            soon("its ring is taken away", || rings(&s) == 0);
+        }
+        out[0].store(1, SeqCst);
+        assert_eq!(drain.wait(), 0, "told: {told}");
+        assert_eq!(journal(&s).len(), 6);
+    }
+}
+
+/// `stat`, `tail` and the others look into a ring, and ask it for a lease, while its process logs and may not
+/// enter the kernel at all.
+#[cfg(feature = "cli")]
+fn readers_and_a_writer() {
+    const EACH: u64 = 2000;
+    let dir = Scratch::new();
+    let s = with_idle(&dir, Idle::Adaptive);
+    let out = shared_words();
+    let drain = {
+        let (s, out) = (&s, out);
+        fork_and(move || {
+            // SAFETY: ends this process if it hangs.
+            unsafe { libc::alarm(50) };
+            static STOP: AtomicBool = AtomicBool::new(false);
+            let mut drain = Drain::open(DrainConfig::new(s, s.channel_dir()).0).unwrap();
+            std::thread::spawn(|| {
+                soon("it is to end", || out[2].load(SeqCst) == 1);
+                STOP.store(true, SeqCst);
+            });
+            drain.run(&STOP, |l: &str| eprintln!("{l}")).unwrap();
+        })
+    };
+    out[0].store(1, SeqCst);
+    let writer = producer(&s, || {
+        info!("p {}", 0u64);
+        sandbox(&[libc::SYS_exit_group]);
+        // Each round takes longer than a reader lives; the lane has room for more than one.
+        for round in 1.. {
+            out[1].store(round, SeqCst);
+            while out[0].load(SeqCst) == round {
+                std::hint::spin_loop();
+            }
+            if out[0].load(SeqCst) == 0 {
+                break;
+            }
+            for i in 0..EACH {
+                info!("p {}", i);
+                (0..300).for_each(|_| std::hint::spin_loop());
+            }
+        }
+    });
+    soon("the writer writes", || out[1].load(SeqCst) == 1 || !writer.running());
+    let delivered = || {
+        let channel = Channel::create_or_open(&s.channel_dir(), false, Role::Producer).unwrap();
+        channel.ctl().word(ctl::DELIVERED).load(SeqCst)
+    };
+    let channel = s.channel_dir().display().to_string();
+    let commands: [&[&str]; 4] =
+        [&["stat", &channel], &["tail", "-n", "10", &channel], &["inspect", "channel", &channel], &["ls"]];
+    let mut round = 1;
+    for args in commands.iter().cycle().take(20) {
+        soon("what is written is delivered", || delivered() == 1 + (round - 1) * EACH);
+        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_spillring"));
+        c.args(*args)
+            .env("SPILLRING_DIR", &s.dir)
+            .env("SPILLRING_JOURNAL_DIR", s.journal_dir.as_ref().unwrap());
+        let reader = c.stdout(std::process::Stdio::null()).spawn().unwrap();
+        out[0].store(round + 1, SeqCst);
+        let status = { reader }.wait().unwrap();
+        assert!(status.success(), "{args:?}: {status}");
+        round += 1;
+        soon("the round is over", || out[1].load(SeqCst) == round || !writer.running());
+    }
+    out[0].store(0, SeqCst);
+    assert_eq!(writer.wait(), 0, "a call entered the kernel");
+    soon("all is delivered", || delivered() == 1 + (round - 1) * EACH);
+    out[2].store(1, SeqCst);
+    assert_eq!(drain.wait(), 0);
 }

@@ -14,6 +14,7 @@ use crate::sync::AtomicU64;
 use crate::sys::file::{self, Access, Stat};
 use crate::sys::lease::{LeaseAnswer, can_nobody_write};
 use crate::sys::process::{self, Facts, Fate};
+use crate::sys::watch::{Watch, Watched};
 use crate::sys::{Errno, Fd, FileId, FixedPath, Map, time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
@@ -168,11 +169,16 @@ impl Channel {
     pub fn producers(&self) -> Result<Vec<Stem>> {
         let mut stems = Vec::new();
         self.each_name(|name| {
-            if let Some(stem) = name.strip_suffix(b".ring").and_then(Stem::parse) {
-                stems.push(stem);
-            }
+            stems.extend(Stem::of_ring(name));
         })?;
         Ok(stems)
+    }
+
+    /// Is told of new rings; `None`: nobody tells of them here.
+    pub fn watch(&self) -> Option<Watch> {
+        let watch = Watch::new().ok()?;
+        watch.names(self.paths.dir()).ok()?;
+        Some(watch)
     }
 
     fn each_name(&self, mut f: impl FnMut(&[u8])) -> Result<()> {
@@ -576,6 +582,11 @@ impl RingView {
                 Err(_) => Dead::Unknown,
             },
         }
+    }
+
+    /// Lets `watch` tell when whoever could write the ring has closed it. `None`: it can't.
+    pub fn watch(&self, watch: &Watch) -> Option<Watched> {
+        watch.closes(&self.paths.file(self.stem, Kind::Ring).ok()?).ok()
     }
 
     /// Whether the ring still has its name: a stranger may have removed it.

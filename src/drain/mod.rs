@@ -8,6 +8,7 @@
 //!
 //! Not async-signal-safe. The embedded drain is the same code on a thread with all signals blocked.
 
+mod around;
 mod idle;
 mod ring;
 
@@ -18,14 +19,16 @@ use crate::error::{Code, Error, Result};
 use crate::journal::{CursorKey, DirStorage, Journal, Options, Sync};
 use crate::lane::calibration::Line as ClockLine;
 use crate::layout::ctl;
-use crate::layout::ring::{lane, word};
+use crate::layout::ring::{ack, lane, word};
 use crate::merge::{self, Queue};
 use crate::release::{self, GoneCursor, Part};
 use crate::ringview::View;
 use crate::snapshot::{Limits, RingRead};
-use crate::sync::{AtomicBool, Ordering::*};
+use crate::sync::{AtomicBool, AtomicU64, Ordering::*};
 use crate::sys::{self, process::Facts};
+use around::Around;
 use ring::{Calibrations, Line, Now, Ring};
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -43,8 +46,8 @@ const LANE_TAKE: u64 = 1 << 20;
 /// How often a spinning drain refreshes the clock of those who log by its word: each time costs them a cache
 /// miss.
 const TICK_NS: u64 = 5_000;
-const SCAN_NS: u64 = 50_000_000;
-const PROBE_NS: u64 = 300_000_000;
+/// How often a drain that sleeps makes a whole pass although no call moved anything, at least.
+const WHOLE_NS: u64 = 500_000_000;
 const RETRY_NS: u64 = 100_000_000;
 /// Bytes given back by one punch: it holds the inode lock that appends need (0.2 to 0.6 ms).
 const PUNCH: u64 = 1 << 20;
@@ -171,8 +174,9 @@ pub struct Drain {
     known_journal: bool,
     gone: GoneCursor,
     gone_dirty: bool,
-    /// When the directory was last looked through (monotonic ns).
-    scanned: u64,
+    around: Around,
+    /// The last pass found records.
+    busy: bool,
     /// When the tick word was last refreshed (monotonic ns).
     ticked: u64,
     retry_at: u64,
@@ -253,7 +257,8 @@ impl Drain {
             known_journal: known == recovered.journal_id,
             gone,
             gone_dirty: false,
-            scanned: 0,
+            around: Around::new(channel.watch()),
+            busy: false,
             ticked: 0,
             retry_at: 0,
             failing: None,
@@ -351,7 +356,8 @@ impl Drain {
                     let of = |pid, part| CursorKey { nonce: stem.nonce, pid, part };
                     let cursors = self.log.journal.cursors().range(of(0, 0)..=of(u32::MAX, u32::MAX));
                     let cursors = cursors.map(|(k, v)| (*k, v.clone())).collect();
-                    let ring = Ring::new(View::new(files), &cursors, self.known_journal, &mut self.log);
+                    let mut ring = Ring::new(View::new(files), &cursors, self.known_journal, &mut self.log);
+                    self.around.add(&mut ring);
                     self.rings.push(ring);
                     self.index();
                 }
@@ -386,10 +392,7 @@ impl Drain {
         // Before anything is read: what is read later cannot be of the future.
         let (utc, mono) = (sys::time::utc_ns() as i64, sys::time::monotonic_ns());
         self.keep_time(mono);
-        if all || mono.saturating_sub(self.scanned) >= SCAN_NS {
-            self.scanned = mono;
-            self.scan();
-        }
+        self.look_around(all, self.busy, mono);
         let mut p = Progress::default();
         if self.log.journal.pending() && self.failing.is_some() {
             if mono < self.retry_at {
@@ -409,6 +412,7 @@ impl Drain {
             p.stuck = !self.write(utc, mono, all || queued > QUEUED / 2)?;
         }
         p.written = self.log.totals.records - before;
+        self.busy = p.read > 0;
         if !p.stuck {
             self.settle(utc, mono)?;
         }
@@ -444,11 +448,11 @@ impl Drain {
             r.skip_gone(&self.me, mono);
             r.missing_frames(&mut self.log, &now);
             r.passed = was_dead;
-            if !r.dead && r.quarantined.is_none() && (all || mono.saturating_sub(r.probed) >= PROBE_NS) {
-                r.probed = mono;
+            if !r.dead && r.quarantined.is_none() && (all || r.probe.due(mono)) {
                 // Only from the next pass on: that is the one more full pass after death.
                 r.dead = r.view.files.dead(&self.me) == Dead::Yes;
                 more |= r.dead;
+                r.probe.alive(mono, found.records > 0);
             }
         }
         unreadable.into_iter().for_each(|line| self.say_once(line));
@@ -581,6 +585,7 @@ impl Drain {
                 continue;
             }
             let r = self.rings.swap_remove(i);
+            self.around.remove(&r);
             self.index();
             r.state.drop_cursors(&mut self.log);
             let (written, delivered, lost) = r.sums();
@@ -635,6 +640,10 @@ impl Drain {
             self.log.say(format!("the drain cannot be pinned to processor {cpu} ({e}): SPILLRING_DRAIN_CPU"));
         }
         let mut idle = idle::Idler::new(self.config.idle);
+        let whole = match self.config.journal.sync {
+            Sync::EveryMs(ms) => WHOLE_NS.min(u64::from(ms) * 1_000_000),
+            _ => WHOLE_NS,
+        };
         loop {
             let ending = stop.load(Acquire);
             if ending {
@@ -642,7 +651,19 @@ impl Drain {
             }
             let p = self.pass(false)?;
             self.take_notices().iter().for_each(|l| hear(l));
-            if let Some(line) = idle.after(&p, self.channel.ctl(), || any_news(&self.rings)) {
+            let quiet = p == Progress::default() && self.around.told() && self.rings.iter().all(Ring::quiet);
+            let seen = OnceCell::new();
+            let moved = || {
+                let seen = seen.get_or_init(|| words(&self.rings));
+                seen.iter().any(|(word, was)| word.load(Acquire) != *was)
+            };
+            let rest = idle::Rest {
+                ctl: self.channel.ctl(),
+                wait: &|time| self.around.wait(time),
+                news: &|| stop.load(Acquire) || moved(),
+                on_ns: if quiet { whole } else { 0 },
+            };
+            if let Some(line) = idle.after(&p, &rest) {
                 hear(&line);
             }
         }
@@ -679,16 +700,28 @@ impl Drain {
     }
 }
 
-/// Whether a ring has something that the last pass did not see: asked before a sleep.
-fn any_news(rings: &[Ring]) -> bool {
-    rings.iter().any(|r| {
-        r.quarantined.is_none()
-            && (r.view.load(word::DOORBELL) != r.bell_seen()
-                || r.view.load(word::SHARED_TAIL) != r.shared_seen()
-                || (0..r.view.lanes_used()).any(|i| {
-                    r.view.lane_capacity(i) != 0 && r.view.lane_word(i, lane::TAIL) != r.lane_seen(i)
-                }))
-    })
+/// The words of the rings that move when there is something which the last pass did not see, and what they were then.
+/// In one piece: a drain that comes out of a sleep finds nothing of them in its caches, and waits for all of
+/// them at once instead of one after the other.
+fn words(rings: &[Ring]) -> Vec<(&AtomicU64, u64)> {
+    let mut all = Vec::new();
+    for r in rings.iter().filter(|r| r.quarantined.is_none()) {
+        let (files, used) = (&r.view.files, r.view.load(word::LANES_USED));
+        all.extend([
+            (files.word(word::DOORBELL), r.bell_seen()),
+            (files.word(word::FLUSH), r.view.ack(ack::FLUSHED).load(Relaxed)),
+            (files.word(word::SHARED_TAIL), r.shared_seen()),
+            (files.word(word::LANES_USED), used),
+        ]);
+        all.extend((0..r.view.lanes_used()).map(|i| {
+            let of = |at| files.word(files.geometry.lane_header(i) + at);
+            match r.view.lane_capacity(i) {
+                0 => (of(lane::CAPACITY), 0),
+                _ => (of(lane::TAIL), r.lane_seen(i)),
+            }
+        }));
+    }
+    all
 }
 
 /// The right to write a journal: another drain with the same one, of whatever channel, would write into

@@ -1,6 +1,7 @@
 //! One ring as the drain knows it: what was read and waits for its turn, and how far the journal has it.
 
 use super::Log;
+use super::around::Probe;
 use crate::channel::Stem;
 use crate::clock::{Calibration, Pair};
 use crate::journal::{CursorKey, Loss, SiteFacts as JournalSite, ThreadFacts, kind};
@@ -173,8 +174,8 @@ pub(super) struct Ring {
     /// A whole pass was made after death was established: only then is it known what it left, losses that
     /// no marker tells included.
     pub passed: bool,
-    /// When death was last asked for (monotonic ns).
-    pub probed: u64,
+    /// When death is asked for.
+    pub probe: Probe,
     pub quarantined: Option<String>,
     /// Spill bytes below this were given back.
     punched: u64,
@@ -268,7 +269,7 @@ impl Ring {
             state,
             dead: false,
             passed: false,
-            probed: 0,
+            probe: Probe::new(),
             quarantined: None,
             punched,
             grown: (0, 0),
@@ -417,6 +418,14 @@ impl Ring {
     /// Whether a flush waits for what is in the lines.
     pub fn flush_due(&self) -> bool {
         self.flush_due.is_some()
+    }
+
+    /// Nothing is under way in it: the words that calls move tell whether a pass would find anything.
+    pub fn quiet(&self) -> bool {
+        let seen = &self.last_found.seen;
+        let settled = seen.holes == 0 && seen.waiting == 0 && seen.unreadable.is_none();
+        let given_back = self.state.at.spill.frontier & !(crate::layout::PAGE - 1) <= self.punched;
+        self.quarantined.is_some() || settled && given_back && !self.dead && self.flush_due.is_none()
     }
 
     /// Where the last pass left off: what is different now is news.

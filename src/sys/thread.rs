@@ -5,7 +5,7 @@ use super::errno::check;
 use crate::sync::AtomicU32;
 use std::time::Duration;
 
-fn timespec(d: Duration) -> libc::timespec {
+pub(super) fn timespec(d: Duration) -> libc::timespec {
     libc::timespec { tv_sec: d.as_secs().min(i64::MAX as u64) as _, tv_nsec: d.subsec_nanos() as _ }
 }
 
