@@ -13,10 +13,16 @@ use spillring::{Code, Error, Result};
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How often `tail -f` looks.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often `tail -f` looks: soon after something came, and when nothing has come for long. It asks, and is not
+/// told: who tells pays for it, and that would be the drain.
+const SOON: Duration = Duration::from_micros(250);
+const LATE: Duration = Duration::from_millis(50);
+/// In between it waits for this part of the time since something came.
+const PART: u32 = 8;
+/// Bytes that a line is thought to have, by `tail`, before it has read any.
+const LINE: u64 = 1024;
 /// How often it goes further back only because a line may have begun there.
 const MORE: u32 = 2;
 /// Bytes of text beyond which `tail` drops what is not among the last lines.
@@ -58,11 +64,11 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
     let mut filter = Filter::new(&args.show.filter);
     // From further and further back, until there are enough lines: one more, so that the first one is whole.
     let mut back = args.lines as u64 + 1;
-    let mut tries = 0;
+    let (mut bytes, mut tries) = (back.saturating_mul(LINE), 0);
     let mut merged = loop {
         let mut readers = Vec::new();
         for (name, dir) in &dirs {
-            readers.push((name.clone(), Reader::tail(DirSource::open(dir)?, back)?));
+            readers.push((name.clone(), Reader::last(DirSource::open(dir)?, back, bytes)?));
         }
         let mut merged = Merged::new(readers)?;
         merged.as_of_now(&dirs)?;
@@ -79,7 +85,10 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
             break merged;
         }
         tries += u32::from(printer.last.as_ref().is_some_and(|l| l.dropped));
-        back = back.saturating_mul(8);
+        // Large records may have few lines after all.
+        if std::mem::replace(&mut bytes, u64::MAX) == u64::MAX {
+            back = back.saturating_mul(8);
+        }
         printer.again();
         filter = Filter::new(&args.show.filter);
     };
@@ -92,16 +101,21 @@ pub fn tail(args: &TailArgs, settings: &Settings) -> Result<Exit> {
     }
     printer.screen.flush()?;
     merged.and_on();
+    let mut came = Instant::now();
     loop {
         // A reader that goes away is noticed also while nothing is printed.
         let mut out = [Polled::reader_of(std::io::stdout().as_raw_fd())];
-        poll(&mut out, Some(LOOK)).map_err(|e| Error::os("waiting", e.into()))?;
+        poll(&mut out, Some((came.elapsed() / PART).clamp(SOON, LATE)))
+            .map_err(|e| Error::os("waiting", e.into()))?;
         if out[0].broken {
             return Ok(Exit::Done);
         }
         merged.run(&mut filter, &mut printer)?;
         printer.settle(&mut filter, Some(spillring::sys::time::monotonic_ns() / 1_000_000))?;
-        printer.screen.flush()?;
+        if !printer.screen.buf.is_empty() {
+            printer.screen.flush()?;
+            came = Instant::now();
+        }
     }
 }
 

@@ -105,27 +105,29 @@ fn read(channel: &Channel, dir: &Path, arg: &ChannelArg, settings: &Settings) ->
         }
     }
     let place = arg.journal(settings).ok();
+    let journal = place.as_deref().and_then(journal);
     Ok(Stat {
         channel: dir.display().to_string(),
         gone: gone.balance(),
         gone_producers,
-        sinks: sinks(dir, place.as_deref())?,
+        sinks: sinks(dir, journal.as_ref())?,
         drain: place::drain_of(channel),
         passes: channel.ctl().word(ctl::PASSES).load(Acquire),
         producers,
         unreadable,
-        journal: place.as_deref().and_then(journal),
+        journal,
     })
 }
 
-fn sinks(dir: &Path, journal: Option<&Path>) -> Result<Vec<Sink>> {
+fn sinks(dir: &Path, journal: Option<&Journal>) -> Result<Vec<Sink>> {
     let now = spillring::sys::time::utc_ns().cast_signed();
     let all = SinkStatus::read_all(dir)?.into_iter().map(|status| {
-        let position = journal.and_then(|j| Cursor::load(j, &status.name).ok().flatten()).map(|c| c.position);
+        let position =
+            journal.and_then(|j| Cursor::load(&j.dir, &status.name).ok().flatten()).map(|c| c.position);
         // One that ended with all delivered may have had nothing to write of it.
         let lag = match status.state {
             State::Delivered => None,
-            _ => journal.and_then(|j| Lag::measure(j, position.as_ref(), status.next).ok()),
+            _ => journal.and_then(|j| Lag::before(j.records, &j.dir, position.as_ref(), status.next).ok()),
         }
         .unwrap_or_default();
         let lag_ns = if lag.records == 0 { 0 } else { status.lag_ns(now) };
@@ -136,7 +138,7 @@ fn sinks(dir: &Path, journal: Option<&Path>) -> Result<Vec<Sink>> {
 
 /// Reads the end of the newest segment only: a journal may be large.
 fn journal(dir: &Path) -> Option<Journal> {
-    use spillring::journal::{DirSource, Item, Reader};
+    use spillring::journal::{DirSource, Reader};
     let mut segments = Vec::new();
     let mut bytes = 0;
     for e in std::fs::read_dir(dir).ok()?.flatten() {
@@ -146,13 +148,8 @@ fn journal(dir: &Path) -> Option<Journal> {
         }
     }
     let oldest = segments.iter().map(|s| s.first_record).min()?;
-    let mut records = segments.iter().map(|s| s.first_record).max()?;
-    let mut reader = Reader::tail(DirSource::open(dir).ok()?, 1).ok()?;
-    while let Ok(Some(item)) = reader.next_batch() {
-        if let Item::Batch(b) = item {
-            records = records.max(b.header().end_record());
-        }
-    }
+    let newest = segments.iter().map(|s| s.first_record).max()?;
+    let records = Reader::end(DirSource::open(dir).ok()?).ok().flatten().unwrap_or(0).max(newest);
     Some(Journal { dir: dir.to_path_buf(), segments: segments.len(), bytes, oldest, records })
 }
 

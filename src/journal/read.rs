@@ -128,6 +128,10 @@ pub(super) fn find_forward<S: Source + ?Sized>(
     Ok(None)
 }
 
+/// The same towards the front: the end of a whole segment is near, and memory that is touched first costs more than
+/// one more read.
+const BACK: u64 = 64 << 10;
+
 /// The last valid batch that begins before `below`.
 fn find_backward<S: Source + ?Sized>(
     source: &S,
@@ -137,13 +141,28 @@ fn find_backward<S: Source + ?Sized>(
     len: u64,
     buf: &mut Vec<u8>,
 ) -> io::Result<Option<BatchHeader>> {
+    backward_until(source, name, key, below, len, |at| match look(source, name, key, at, len, buf)? {
+        Look::Good(h) => Ok(Some(h)),
+        Look::Bad(_) => Ok(None),
+    })
+}
+
+/// The same, with what `take` makes of a sound header's place.
+fn backward_until<S: Source + ?Sized, T>(
+    source: &S,
+    name: &str,
+    key: Option<u64>,
+    below: u64,
+    len: u64,
+    mut take: impl FnMut(u64) -> io::Result<Option<T>>,
+) -> io::Result<Option<T>> {
     let mut window = Vec::new();
     let mut end = below;
     while key.is_some() && end > l::SEG_HEADER {
-        let start = (end.saturating_sub(WINDOW) & !7).max(l::SEG_HEADER);
+        let start = (end.saturating_sub(BACK) & !7).max(l::SEG_HEADER);
         for at in candidates(source, name, key, start, end, len, &mut window)?.into_iter().rev() {
-            if let Look::Good(h) = look(source, name, key, at, len, buf)? {
-                return Ok(Some(h));
+            if let Some(t) = take(at)? {
+                return Ok(Some(t));
             }
         }
         end = start;
@@ -484,11 +503,38 @@ impl<S: Source> Reader<S> {
         Ok(())
     }
 
+    /// Number behind the last record, by the last sound header whose batch is all there: for who wants nothing but
+    /// the number. `None`: there is no record.
+    pub fn end(source: S) -> Result<Option<u64>> {
+        let mut r = Reader::new(source);
+        for segment in r.list()?.iter().rev() {
+            let Some(opened) = r.opened(segment)? else { continue };
+            let (name, source) = (segment.to_string(), &r.source);
+            let last = source.len(&name).and_then(|len| {
+                backward_until(source, &name, opened.key, len, len, |at| {
+                    Ok(header_at(source, &name, opened.key, at)?.filter(|h| h.end() <= len))
+                })
+            });
+            if let Some(h) = last.map_err(|e| r.os(&name, e))? {
+                return Ok(Some(h.end_record()));
+            }
+        }
+        Ok(None)
+    }
+
     /// The last `records` records, and what follows. Does not read what is before them.
     pub fn tail(source: S, records: u64) -> Result<Self> {
+        Reader::last(source, records, u64::MAX)
+    }
+
+    /// The same, with fewer records where those at the end are so large that they would be more than about
+    /// `bytes`, but two.
+    pub fn last(source: S, records: u64, bytes: u64) -> Result<Self> {
         let mut r = Reader::new(source);
         let (mut want, mut found) = (None, None);
         r.backward(|segment, x| {
+            let each = u64::from(x.records_len) / u64::from(x.count).max(1);
+            let records = records.min((bytes / each.max(1)).max(2));
             let want = *want.get_or_insert(x.end_record().saturating_sub(records));
             if x.first_record <= want {
                 found = Some((segment.clone(), *x));

@@ -21,8 +21,10 @@ use crate::sys::{process, time};
 
 /// Bytes after which a buffer is written although there is more to read.
 const FULL: usize = 256 << 10;
-/// How long it sleeps when nobody wakes it.
+/// How long it sleeps when nobody wakes it, or when something is held back that time alone lets go.
 const POLL: Duration = Duration::from_millis(50);
+/// The same where a drain wakes it: then only to see whether its file was moved away.
+const WOKEN: Duration = Duration::from_millis(250);
 /// How long a sink that is to end tries to read a journal that cannot be read (it was removed, perhaps).
 const UNREADABLE: Duration = Duration::from_secs(2);
 /// Records that are read again at most, on restart, for lines that were unfinished.
@@ -94,6 +96,8 @@ struct Shared {
     stop_at: AtomicU64,
     give_up: AtomicBool,
     reopen: AtomicBool,
+    /// Somebody wakes it when there is more.
+    woken: AtomicBool,
     /// Moves with whatever moves.
     progress: AtomicU64,
     /// Where the sink stands: for the lag.
@@ -191,6 +195,7 @@ impl Follower {
             stop_at: AtomicU64::new(u64::MAX),
             give_up: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             place: Mutex::new((None, 0)),
             ended: Mutex::new(None),
@@ -251,6 +256,7 @@ impl Follower {
     /// sink; wakes its thread if that sleeps.
     pub fn wake(&self, next_record: u64) {
         self.shared.words.set(s::ST_KNOWN, next_record);
+        self.shared.woken.store(true, Ordering::Relaxed);
         self.unpark();
     }
 
@@ -527,7 +533,8 @@ impl Work {
                 }
                 thread::park_timeout(Duration::from_millis(5));
             } else {
-                thread::park_timeout(POLL);
+                let woken = self.shared.woken.load(Ordering::Relaxed) && self.low.is_none();
+                thread::park_timeout(if woken { WOKEN } else { POLL });
             }
         }
     }

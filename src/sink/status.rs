@@ -244,10 +244,20 @@ impl Lag {
     /// # Errors
     /// Those of reading the journal.
     pub fn measure(journal_dir: &Path, position: Option<&Position>, next: u64) -> Result<Lag> {
-        let end = Reader::tail(DirSource::open(journal_dir)?, 0)?;
-        let Some(end_at) = end.position() else { return Ok(Lag::default()) };
-        let records = end_at.next_record.saturating_sub(next);
-        let source = end.source();
+        let end = Reader::end(DirSource::open(journal_dir)?)?;
+        Lag::before(end.unwrap_or(0), journal_dir, position, next)
+    }
+
+    /// The same where `end` is known to be the number behind the journal's last record.
+    ///
+    /// # Errors
+    /// Those of reading the journal.
+    pub fn before(end: u64, journal_dir: &Path, position: Option<&Position>, next: u64) -> Result<Lag> {
+        let records = end.saturating_sub(next);
+        if records == 0 {
+            return Ok(Lag::default());
+        }
+        let source = &DirSource::open(journal_dir)?;
         let os = |e| Error::os(format!("list the journal directory {}", journal_dir.display()), e);
         let mut bytes = 0;
         for name in source.list().map_err(os)? {
@@ -260,7 +270,7 @@ impl Lag {
             // Deleted meanwhile: nothing of it is pending.
             bytes += source.len(&name).unwrap_or(0).saturating_sub(from);
         }
-        Ok(Lag { records, bytes: if records == 0 { 0 } else { bytes } })
+        Ok(Lag { records, bytes })
     }
 }
 

@@ -278,13 +278,11 @@ pub fn poll(fds: &mut [Polled], timeout: Option<Duration>) -> Result<bool, Errno
         .map(|p| libc::pollfd { fd: p.fd, events: if p.read { libc::POLLIN } else { 0 }, revents: 0 })
         .collect();
     let n = loop {
-        let ms = deadline.map_or(-1, |d| {
-            let left = d.saturating_duration_since(Instant::now());
-            // Rounded up: a rest below 1 ms must not become a busy loop.
-            i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
-        });
-        // SAFETY: as many entries as it says.
-        match check(unsafe { libc::poll(raw.as_mut_ptr(), raw.len() as libc::nfds_t, ms) }) {
+        let left = deadline.map(|d| super::thread::timespec(d.saturating_duration_since(Instant::now())));
+        let time = left.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let len = raw.len() as libc::nfds_t;
+        // SAFETY: as many entries as it says; the time lives for the call.
+        match check(unsafe { libc::ppoll(raw.as_mut_ptr(), len, time, std::ptr::null()) }) {
             Err(Errno(libc::EINTR)) => {}
             other => break other?,
         }
