@@ -222,6 +222,7 @@ pub fn main(args: &[String]) -> Result<()> {
         "spill" => call_rows::spill_child(&b)?,
         "journal" => drain_rows::journal_child(&b, rest)?,
         "lanes" => drain_rows::lanes_child(&b, rest)?,
+        "readers" => drain_rows::readers_child(&b)?,
         "delay" => drain_rows::delay_child(&b, rest)?,
         "producer" => drain_rows::producer_child(&b, rest)?,
         "lines" => drain_rows::lines_child(&b, rest)?,

@@ -6,6 +6,7 @@ use crate::floor::{FloorRing, text_bytes};
 use crate::output::Row;
 use crate::pairs::{Pairs, Target, percentile};
 use crate::place::{DrainPlan, DrainProcess, Place, count_journal, failed, pin, program, until};
+use crate::program_rows::on_cpu;
 use crate::{Bench, flood};
 use spillring::channel::{Channel, Role};
 use spillring::drain::{Drain, DrainConfig};
@@ -20,6 +21,7 @@ use spillring::{Error, Result};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn number(args: &[&str], i: usize) -> Result<u64> {
@@ -318,6 +320,150 @@ pub fn lanes(b: &Bench) -> Result<Vec<Row>> {
         row("producers", "drain's cost: 16 producers")?,
         row("behind", &format!("drain's cost: {behind}"))?,
     ])
+}
+
+/// Readers as people use them during a flood: one that follows, and those that come and go.
+struct Readers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<Result<u64>>>,
+}
+
+impl Readers {
+    fn start(b: &Bench, place: &Place) -> Result<Readers> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let command = |args: &[&str]| {
+            let mut c = program(b.exe(), &place.settings);
+            c.args(args).arg(&place.settings.channel).stdin(Stdio::null()).stdout(Stdio::piped());
+            c
+        };
+        let mut follows = Running::start(command(&["tail", "-f"]))?;
+        let mut out = follows.0.stdout.take().ok_or_else(|| failed("no pipe"))?;
+        // What is there already: it is at work.
+        out.read_exact(&mut [0; 64]).map_err(|e| Error::os("tail -f", e))?;
+        let mut threads = Vec::new();
+        threads.push(std::thread::spawn(move || {
+            let mut buf = vec![0; 64 << 10];
+            let mut n = 0;
+            loop {
+                match out.read(&mut buf) {
+                    Ok(0) | Err(_) => return Ok(n),
+                    Ok(k) => n += k as u64,
+                }
+            }
+        }));
+        let (stops, commands) = (stop.clone(), [command(&["stat"]), command(&["tail", "-n", "10"])]);
+        threads.push(std::thread::spawn(move || {
+            // Ends with this thread, and with it the other one's pipe.
+            let _follows = follows;
+            let mut n = 0;
+            let mut commands = commands;
+            while !stops.load(Acquire) {
+                for c in &mut commands {
+                    let mut one = Running(c.spawn().map_err(|e| Error::os("a reader", e))?);
+                    let mut said = Vec::new();
+                    if let Some(mut out) = one.0.stdout.take() {
+                        out.read_to_end(&mut said).map_err(|e| Error::os("a reader", e))?;
+                    }
+                    if !one.wait(Duration::from_secs(60))?.success() || said.is_empty() {
+                        return Err(failed("a reader failed"));
+                    }
+                    n += 1;
+                }
+            }
+            Ok(n)
+        }));
+        Ok(Readers { stop, threads })
+    }
+
+    /// Bytes that the one that follows has printed, and how many of the others there were.
+    fn end(self) -> Result<(u64, u64)> {
+        self.stop.store(true, Release);
+        let mut all = self.threads.into_iter().map(|t| t.join().map_err(|_| failed("a thread panicked"))?);
+        let mut next = || all.next().unwrap_or(Ok(0));
+        Ok((next()?, next()?))
+    }
+}
+
+/// `readers`: pairs of the drain process's time on a processor, ns a record, with readers and without; as numbers
+/// those of the thread that logs.
+pub fn readers_child(b: &Bench) -> Result<Done> {
+    let n: u64 = b.size(CHUNK, 1_200_000, 4_000_000);
+    let place = b.place()?;
+    let plan =
+        DrainPlan { exe: b.exe(), idle: "adaptive", grace: "0", cpu: Some(b.cpus.0), args: Vec::new() };
+    let drain = DrainProcess::start(&plan, &place)?;
+    let guard = spillring::init_with(&place.settings)?;
+    let channel = place.channel()?;
+    let delivered = || channel.ctl().word(ctl::DELIVERED).load(Acquire);
+    // The readers inherit it: they share caches with the drain, and the writer shares nothing with them but memory.
+    // (On the writer's processor they would take turns with it, as any program does.)
+    pin(b.cpus.0);
+    let mut sent = 0;
+    let (mut flood, cpu) = (
+        |n: u64| -> Result<f64> {
+            std::thread::scope(|s| {
+                let body = || -> Result<f64> {
+                    pin(b.cpus.1);
+                    let mut took = 0;
+                    for _ in 0..n / CHUNK {
+                        let t = thread_cpu_ns();
+                        (0..CHUNK).for_each(|i| our_text(i as i32, flood::number(i), TEXT));
+                        took += thread_cpu_ns() - t;
+                        sent += CHUNK;
+                        until("a chunk is delivered", Duration::from_secs(60), || delivered() >= sent)?;
+                    }
+                    Ok(took as f64 / n as f64)
+                };
+                s.spawn(body).join().map_err(|_| failed("the writer panicked"))?
+            })
+        },
+        || on_cpu(drain.pid()),
+    );
+    flood(CHUNK)?;
+    let (mut drains, mut writers) = (Pairs::default(), Vec::new());
+    let (mut bytes, mut commands) = (0, 0);
+    for i in 0..b.pairs() {
+        let (mut d, mut w) = ([0.0; 2], [0.0; 2]);
+        for with in [i % 2, (i + 1) % 2] {
+            let readers = if with == 0 { Some(Readers::start(b, &place)?) } else { None };
+            let before = cpu()?;
+            w[with] = flood(n)?;
+            d[with] = (cpu()? - before) as f64 / n as f64;
+            if let Some(r) = readers {
+                let (more, others) = r.end()?;
+                (bytes, commands) = (bytes + more, commands + others);
+            }
+        }
+        drains.0.push((d[0], d[1]));
+        writers.extend([("with", w[0]), ("without", w[1])]);
+    }
+    drop(guard);
+    drain.end()?;
+    let held = count_journal(&place.journal())?;
+    if held != sent {
+        return Err(failed(format!("the journal holds {held} of {sent} records")));
+    }
+    let mut done = Done::pairs(drains).note(format!(
+        "{n} records a run, all in the journal; the readers: tail -f ({} MB), stat and tail -n 10 ({commands} in all)",
+        bytes / 1_000_000
+    ));
+    for (name, value) in writers {
+        done = done.number(name, value, "ns");
+    }
+    Ok(done)
+}
+
+/// Whether readers cost the drain or a writer time on their processors.
+pub fn readers(b: &Bench) -> Result<Vec<Row>> {
+    let mut d = b.measure(&["readers"])?;
+    let mut side = |name: &str| -> Vec<f64> {
+        d.numbers.extract_if(.., |(n, _, _)| n == name).map(|(_, value, _)| value).collect()
+    };
+    let writers = Pairs(side("with").into_iter().zip(side("without")).collect());
+    let sides = ("with readers", "without");
+    let row = d.row("readers", "drain's time, with readers", "ns", sides).target(Target::Most(1.1));
+    let writer = Row::ratio("readers", "a writer's time, with readers", "ns", sides, writers);
+    Ok(vec![row, writer.target(Target::Most(1.1))])
 }
 
 /// `delay IDLE GRACE journal|tail`

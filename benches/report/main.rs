@@ -91,6 +91,7 @@ const ROWS: &[(&str, &str, RowFn)] = &[
     ("spill", "a call that spills", call_rows::spill),
     ("journal", "ring to journal", drain_rows::journal),
     ("lanes", "cost of a record with many lanes, producers, records behind", drain_rows::lanes),
+    ("readers", "what readers cost the drain and a writer", drain_rows::readers),
     ("delay", "call to journal and to tail -f, by idle policy", drain_rows::delay),
     ("text", "call to text file, and JSON lines", drain_rows::text),
     ("run", "run -o F -- GEN", program_rows::run),

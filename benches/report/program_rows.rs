@@ -324,7 +324,7 @@ impl Sleepers {
 }
 
 /// Time on a processor, of all threads of a process, ns.
-fn on_cpu(pid: u32) -> Result<u64> {
+pub fn on_cpu(pid: u32) -> Result<u64> {
     let dir = format!("/proc/{pid}/task");
     let mut sum = 0;
     for e in std::fs::read_dir(&dir).map_err(|e| Error::os(&dir, e))?.flatten() {
