@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// How often `tail -f` looks: soon after something came, and when nothing has come for long. It asks, and is not
 /// told: who tells pays for it, and that would be the drain.
 const SOON: Duration = Duration::from_micros(250);
-const LATE: Duration = Duration::from_millis(50);
+const LATE: Duration = Duration::from_millis(80);
 /// In between it waits for this part of the time since something came.
 const PART: u32 = 8;
 /// Bytes that a line is thought to have, by `tail`, before it has read any.

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Code, Error, Result};
 
@@ -110,6 +111,23 @@ fn list_dir(dir: &Path) -> io::Result<Vec<String>> {
 pub struct DirSource {
     dir: PathBuf,
     open: RefCell<Option<(String, File)>>,
+    listed: RefCell<Option<Listed>>,
+}
+
+/// The names in a directory, for who asks again and again.
+#[derive(Debug)]
+struct Listed {
+    names: Vec<String>,
+    /// When the directory had been changed last.
+    changed: SystemTime,
+    at: Instant,
+}
+
+impl Listed {
+    /// Time within which two changes may leave the same time behind.
+    const TICK: Duration = Duration::from_millis(50);
+    /// However that is: file systems keep time in their own ways.
+    const AGE: Duration = Duration::from_secs(1);
 }
 
 impl DirSource {
@@ -117,7 +135,9 @@ impl DirSource {
     pub fn open(dir: impl AsRef<Path>) -> Result<DirSource> {
         let dir = dir.as_ref();
         match fs::metadata(dir) {
-            Ok(m) if m.is_dir() => Ok(DirSource { dir: dir.to_owned(), open: RefCell::new(None) }),
+            Ok(m) if m.is_dir() => {
+                Ok(DirSource { dir: dir.to_owned(), open: RefCell::new(None), listed: RefCell::new(None) })
+            }
             Ok(_) => Err(Error::new(
                 Code::BadFile,
                 format!("{} is not a directory: name the directory of a journal", dir.display()),
@@ -149,7 +169,19 @@ impl DirSource {
 
 impl Source for DirSource {
     fn list(&self) -> io::Result<Vec<String>> {
-        list_dir(&self.dir)
+        let changed = fs::metadata(&self.dir)?.modified()?;
+        let mut listed = self.listed.borrow_mut();
+        if let Some(l) = &*listed
+            && l.changed == changed
+            && l.at.elapsed() < Listed::AGE
+        {
+            return Ok(l.names.clone());
+        }
+        let (at, names) = (Instant::now(), list_dir(&self.dir)?);
+        // What is changed in this very moment may be changed again without a trace.
+        let settled = SystemTime::now().duration_since(changed).is_ok_and(|d| d > Listed::TICK);
+        *listed = settled.then(|| Listed { names: names.clone(), changed, at });
+        Ok(names)
     }
     fn len(&self, name: &str) -> io::Result<u64> {
         let m = self.with(name, |f| f.metadata())?;
