@@ -15,7 +15,7 @@ mod sinks;
 mod thread;
 mod time;
 
-pub use attach::{Status, attached, status};
+pub use attach::{Status, attached, status, wake_drain};
 pub use foreign::{Reservation, ReserveError, log_payload, log_registered, now, reserve};
 #[cfg(feature = "log")]
 pub(crate) use guard::settle;

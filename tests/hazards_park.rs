@@ -9,7 +9,7 @@ use common::{Scratch, fork_and, settings};
 use hazard_kit::*;
 use spillring::channel::{Channel, Role};
 use spillring::drain::{Drain, DrainConfig, Embedded};
-use spillring::env::{Idle, Settings};
+use spillring::env::{Idle, Overflow, Settings};
 use spillring::info;
 use spillring::layout::ctl;
 use spillring::sync::Ordering::SeqCst;
@@ -29,6 +29,7 @@ fn main() {
         ("no_other_policy_enters_the_kernel_for_a_drain_that_sleeps", None, others_never_wake),
         ("a_writer_wakes_once_a_sleep", None, once_a_sleep),
         ("a_parked_drain_is_woken_by_its_writer", needs_tool("strace"), parked),
+        ("who_waits_wakes_a_drain_of_any_policy", None, who_waits),
         ("without_membarrier_the_drain_says_so_and_looks_by_itself", None, no_membarrier),
         ("an_idle_drain_sleeps_and_asks_for_nothing", needs_tool("strace"), idle),
         ("rings_and_deaths_are_seen_told_or_not", None, told_or_not),
@@ -209,6 +210,35 @@ fn parked() {
     // nobody else wakes it.
     assert!(wakes <= sleeps && waits <= sleeps, "{wakes} wakes, {waits} waits in {sleeps} sleeps");
     assert!(woken >= 1, "no wake of {wakes} found the drain asleep");
+}
+
+/// Nobody waits for the end of a drain's sleep: not a flush, not a call that waits for room, not its stop.
+fn who_waits() {
+    let long = Duration::from_secs(3600);
+    for idle in [Idle::Sleep(long), Idle::Adaptive, Idle::Park] {
+        let dir = Scratch::new();
+        let mut s = with_idle(&dir, idle);
+        (s.lane_bytes, s.overflow) = (16 << 10, Overflow::Block(Duration::from_secs(20)));
+        let child = fork_and(|| {
+            // SAFETY: ends this process if it hangs.
+            unsafe { libc::alarm(50) };
+            std::mem::forget(spillring::init_with(&s).unwrap());
+            let drain = Embedded::start(DrainConfig::new(&s, s.channel_dir()).0, |_: &str| {}).unwrap();
+            spillring::writer::may_wait(true);
+            for i in 0..20u64 {
+                info!("p {}", i);
+                spillring::flush(Duration::from_secs(20)).unwrap();
+            }
+            // A lane has room for some hundred of these.
+            (20..5000u64).for_each(|i| info!("p {} {}", i, "x".repeat(20)));
+            assert_eq!(spillring::writer::status().spilled, 0, "a call has waited for room in vain");
+            spillring::flush(Duration::from_secs(20)).unwrap();
+            // Deep in its sleep.
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(drain.stop().unwrap().records, 5000);
+        });
+        assert_eq!(child.wait(), 0, "{idle:?}");
+    }
 }
 
 /// `call` fails with ENOSYS from here on.

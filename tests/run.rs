@@ -219,24 +219,28 @@ fn a_prompt_comes_within_20_ms() {
         begun.elapsed()
     };
     ask(0);
-    // Other tests take the processors away: a round in which they do not will come.
-    let mut best = Duration::MAX;
-    for round in 0..40 {
-        let mut times: Vec<Duration> = (0..5)
-            .map(|n| {
-                // Long enough that the drain has gone to sleep.
-                std::thread::sleep(Duration::from_millis(30));
-                ask(round * 5 + n)
-            })
-            .collect();
-        times.sort();
-        best = best.min(times[2]);
-        if best <= Duration::from_millis(20) {
-            break;
+    // Long enough that the drain has gone to sleep, and then that it sleeps longer.
+    let mut asked = 0;
+    for rest in [30, 1300].map(Duration::from_millis) {
+        // Other tests take the processors away: a round in which they do not will come.
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let mut times: Vec<Duration> = (0..3)
+                .map(|_| {
+                    std::thread::sleep(rest);
+                    asked += 1;
+                    ask(asked)
+                })
+                .collect();
+            times.sort();
+            best = best.min(times[1]);
+            if best <= Duration::from_millis(20) {
+                break;
+            }
         }
+        println!("a prompt: {} us (the median of 3 that followed {rest:?} of rest)", best.as_micros());
+        assert!(best <= Duration::from_millis(20), "{best:?} after {rest:?}");
     }
-    println!("a prompt: {} us (the median of 5 that followed a rest)", best.as_micros());
-    assert!(best <= Duration::from_millis(20), "{best:?}");
     drop(keys);
     assert!(c.wait().success());
 }
@@ -712,7 +716,8 @@ fn a_killed_drain_is_replaced() {
         assert_eq!(counted(&read(&file), 2 * n, 0, false), 0);
         let mut e = String::new();
         c.0.stderr.take().unwrap().read_to_string(&mut e).unwrap();
-        assert_eq!(e, "");
+        // Killed in the midst of a write to the journal: that one is made again.
+        assert!(e.lines().all(|l| l.contains(" of a torn batch at ") && l.ends_with(", cut off")), "{e}");
         wait_until("the channel goes", || p.left().is_empty());
         let _ = (fs::remove_file(half), fs::remove_file(go));
     }

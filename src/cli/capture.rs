@@ -21,6 +21,8 @@ const LANE: u64 = 2 << 20;
 const WAIT: Duration = Duration::from_millis(100);
 /// How long reads go to the spill without waiting, once one has waited in vain.
 const NO_WAIT: Duration = Duration::from_secs(1);
+/// After how long without output the drain is woken for what comes.
+const SILENT: Duration = Duration::from_millis(5);
 
 static STDOUT: Site = Site::new(Level::Info, "stdout", file!(), line!(), "");
 static STDERR: Site = Site::new(Level::Info, "stderr", file!(), line!(), "");
@@ -59,6 +61,8 @@ pub struct Taker {
     direct: Arc<AtomicBool>,
     /// Bytes taken so far.
     bytes: Arc<AtomicU64>,
+    /// When something was taken last.
+    last: Option<Instant>,
 }
 
 impl Taker {
@@ -82,7 +86,7 @@ impl Taker {
         };
         let sites = [register(&STDOUT)?, register(&STDERR)?];
         let (direct, bytes) = (direct.clone(), Arc::new(AtomicU64::new(0)));
-        Ok((guard, Taker { sites, patience: Patience::new(), direct, bytes }))
+        Ok((guard, Taker { sites, patience: Patience::new(), direct, bytes, last: None }))
     }
 
     /// Bytes taken so far, also by the thread that will have this.
@@ -100,6 +104,11 @@ impl Taker {
             return pass_on(stream, bytes);
         }
         writer::capture(self.sites[stream as usize], bytes);
+        // After a silence the drain sleeps for longer than somebody waits for a prompt.
+        let silent = self.last.replace(Instant::now()).is_none_or(|t| t.elapsed() >= SILENT);
+        if silent {
+            writer::wake_drain();
+        }
         self.bytes.fetch_add(bytes.len() as u64, Relaxed);
         self.patience.after();
     }

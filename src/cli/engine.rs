@@ -173,6 +173,7 @@ impl Engine {
     /// Lets it end, when everything that is there by now is in the journal and the sinks are through.
     pub fn stop(&self) {
         self.stop.store(true, Release);
+        self.channel.wake_drain();
     }
 
     /// Sinks are not waited for any longer.

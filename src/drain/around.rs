@@ -80,15 +80,9 @@ impl Around {
     pub fn told(&self) -> bool {
         self.watch.is_some()
     }
-    /// Sleeps. True: there is something to look at.
-    pub fn wait(&self, time: Duration) -> bool {
-        match &self.watch {
-            Some(w) => w.wait(time).unwrap_or(true),
-            None => {
-                crate::sys::thread::nanosleep(time);
-                false
-            }
-        }
+    /// Whether there is something to hear.
+    pub fn tells(&self) -> bool {
+        self.watch.as_ref().is_some_and(|w| w.wait(Duration::ZERO).unwrap_or(true))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Progress;
 use crate::env::Idle;
 use crate::layout::ctl;
-use crate::sync::Ordering::*;
+use crate::sync::{AtomicU32, Ordering::*, fence};
 use crate::sys::{self, Map, time::monotonic_ns};
 use std::time::Duration;
 
@@ -21,12 +21,19 @@ const PARKED: Duration = Duration::from_millis(50);
 /// The same while something waits for its grace; and the sleep of a drain that cannot park.
 const SHORT: Duration = Duration::from_millis(1);
 
+/// What the sleep word says, beside the count of sleeps: see [`ctl::SLEEP`].
+const PARKS: u32 = 1;
+const SLEEPS: u32 = 2;
+const COUNTS: u32 = 4;
+
 /// What a drain that sleeps can do without a pass.
 pub(super) struct Rest<'a> {
     pub ctl: &'a Map,
-    /// Sleeps. True: something else than a record is there to look at.
-    pub wait: &'a dyn Fn(Duration) -> bool,
-    /// Whether a pass would find something.
+    /// Whether something else than a record is there to look at.
+    pub told: &'a dyn Fn() -> bool,
+    /// Whether somebody waits for a pass.
+    pub asked: &'a dyn Fn() -> bool,
+    /// Whether a pass would find something, or somebody waits for one.
     pub news: &'a dyn Fn() -> bool,
     /// How long it may sleep on while there are no news, ns; 0: a pass is to follow each sleep.
     pub on_ns: u64,
@@ -78,11 +85,21 @@ impl Idler {
                 _ if p.waiting => self.pause.min(SHORT),
                 _ => self.pause,
             };
-            let woken = (rest.wait)(pause);
+            let asleep = Asleep::new(rest.ctl, SLEEPS);
+            // The other half of the pair: who waits for us (a flush, the end) has told so before it looks at the
+            // word.
+            fence(SeqCst);
+            // Records do not keep a drain awake that is to sleep so long between looks.
+            let up = if matches!(self.policy, Idle::Sleep(_)) { rest.asked } else { rest.news };
+            if up() {
+                return;
+            }
+            asleep.wait(pause);
+            drop(asleep);
             let now = monotonic_ns();
             let still = now.saturating_sub(self.came) >= STILL_NS;
             self.pause = (self.pause * 2).min(if still { LONGEST_STILL } else { LONGEST });
-            if woken || now >= until || (rest.news)() {
+            if (rest.told)() || now >= until || (rest.news)() {
                 return;
             }
             looked(rest.ctl);
@@ -91,18 +108,15 @@ impl Idler {
 
     fn park(&mut self, p: &Progress, rest: &Rest<'_>) -> Option<String> {
         let until = monotonic_ns() + rest.on_ns;
-        let word = rest.ctl.word32(ctl::SLEEP);
         loop {
-            // Odd = asleep; a drain that was killed in its sleep has left it odd.
-            let asleep = (word.load(Relaxed) | 1).wrapping_add(2);
-            word.store(asleep, SeqCst);
+            let asleep = Asleep::new(rest.ctl, PARKS);
             // The other half of the pair: a writer's store of its tail and its load of this word are
             // ordered by a compiler fence only. After this, either it sees the word or we see its tail.
             let paired = sys::thread::membarrier();
             if paired.is_ok() && !(rest.news)() {
-                sys::thread::futex_wait(word, asleep, if p.waiting { SHORT } else { PARKED });
+                asleep.wait(if p.waiting { SHORT } else { PARKED });
             }
-            word.store(asleep.wrapping_add(1), SeqCst);
+            drop(asleep);
             if let Err(e) = paired {
                 // No wake can be relied on, so nobody shall pay for one: the word stays even from here.
                 self.policy = Idle::Sleep(SHORT);
@@ -113,11 +127,36 @@ impl Idler {
                     SHORT.as_millis()
                 ));
             }
-            if monotonic_ns() >= until || (rest.wait)(Duration::ZERO) || (rest.news)() {
+            if monotonic_ns() >= until || (rest.told)() || (rest.news)() {
                 return None;
             }
             looked(rest.ctl);
         }
+    }
+}
+
+/// The drain's sleep word says that it sleeps, until this is dropped.
+struct Asleep<'a> {
+    word: &'a AtomicU32,
+    said: u32,
+}
+
+impl<'a> Asleep<'a> {
+    fn new(ctl: &'a Map, how: u32) -> Asleep<'a> {
+        let word = ctl.word32(ctl::SLEEP);
+        // A drain that was killed in its sleep has left its bits there.
+        let said = ((word.load(Relaxed) & !(COUNTS - 1)) | how).wrapping_add(COUNTS);
+        word.store(said, SeqCst);
+        Asleep { word, said }
+    }
+    fn wait(&self, time: Duration) {
+        sys::thread::futex_wait(self.word, self.said, time);
+    }
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.word.store(self.said & !(COUNTS - 1), SeqCst);
     }
 }
 

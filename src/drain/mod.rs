@@ -659,7 +659,8 @@ impl Drain {
             };
             let rest = idle::Rest {
                 ctl: self.channel.ctl(),
-                wait: &|time| self.around.wait(time),
+                told: &|| self.around.tells(),
+                asked: &|| stop.load(Acquire) || self.rings.iter().any(Ring::flushes),
                 news: &|| stop.load(Acquire) || moved(),
                 on_ns: if quiet { whole } else { 0 },
             };
@@ -789,6 +790,7 @@ fn measure_hz() -> u64 {
 /// The drain as a thread of the program.
 pub struct Embedded {
     stop: Arc<AtomicBool>,
+    channel: Option<Channel>,
     thread: Option<std::thread::JoinHandle<Result<Totals>>>,
 }
 
@@ -802,6 +804,7 @@ impl Embedded {
     pub fn start(config: DrainConfig, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Embedded> {
         let stop = Arc::new(AtomicBool::new(false));
         let (mine, (tell, told)) = (stop.clone(), std::sync::mpsc::channel());
+        let dir = config.channel_dir.clone();
         let _blocked = sys::thread::SignalsBlocked::new();
         let thread = std::thread::Builder::new()
             .name("spillring-drain".into())
@@ -818,9 +821,12 @@ impl Embedded {
                 drain.run(&mine, &mut hear)
             })
             .map_err(|e| Error::os("the drain's thread", e))?;
-        let mut drain = Embedded { stop, thread: Some(thread) };
+        let mut drain = Embedded { stop, channel: None, thread: Some(thread) };
         match told.recv() {
-            Ok(None) => Ok(drain),
+            Ok(None) => {
+                drain.channel = Channel::create_or_open(&dir, false, Role::Producer).ok();
+                Ok(drain)
+            }
             Ok(Some(e)) => Err(e),
             Err(_) => drain.end().and(Err(Error::new(Code::Os, "the drain's thread ended at once"))),
         }
@@ -833,6 +839,10 @@ impl Embedded {
 
     fn end(&mut self) -> Result<Totals> {
         self.stop.store(true, Release);
+        while let (Some(c), Some(false)) = (&self.channel, self.thread.as_ref().map(|t| t.is_finished())) {
+            c.wake_drain();
+            sys::thread::nanosleep(Duration::from_millis(1));
+        }
         match self.thread.take().map(std::thread::JoinHandle::join) {
             Some(Ok(r)) => r,
             Some(Err(_)) => Err(Error::new(Code::Os, "the drain's thread panicked")),

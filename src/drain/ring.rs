@@ -428,6 +428,11 @@ impl Ring {
         self.quarantined.is_some() || settled && given_back && !self.dead && self.flush_due.is_none()
     }
 
+    /// Whether its program waits for a flush.
+    pub fn flushes(&self) -> bool {
+        self.quarantined.is_none() && self.view.load(word::FLUSH) != self.view.ack(ack::FLUSHED).load(Relaxed)
+    }
+
     /// Where the last pass left off: what is different now is news.
     pub fn lane_seen(&self, i: u32) -> u64 {
         self.snapshot.lanes[i as usize].at

@@ -20,8 +20,9 @@ super::fields! { "ctl":
     JOURNAL_ID @ 32, 8;
     /// Passes of the drain since it started; readers see that it moves.
     PASSES @ 48, 8;
-    /// Counts up when a drain with idle policy `park` falls asleep and when it is awake again: odd while it
-    /// sleeps and wants to be woken. A futex word (low half).
+    /// How the drain sleeps, in the low two bits: 0 it does not, 1 every call is to wake it (idle policy `park`), 2
+    /// only who waits for it is. Above them a count of sleeps. A futex word (low half), written by the drain alone;
+    /// one that was killed in its sleep leaves it as it is.
     SLEEP @ 64, 8;
     /// Refreshed by a spinning drain: ticks for `SPILLRING_CLOCK=tick`.
     TICK @ 128, 8;

@@ -308,13 +308,19 @@ pub(super) fn published() {
 fn published_to_a_sleeper() {
     // No fence between the record's publication and the load of the word: the drain makes up for it by a
     // membarrier between its store of the word and its last look at the rings.
-    wake_drain();
+    let word = ctl_word(ctl::SLEEP) as u32;
+    // Once a process and sleep.
+    if word & 1 == 1 && LAST_WOKEN.swap(word, Relaxed) != word {
+        wake_drain();
+    }
 }
 
-/// Wakes a drain that sleeps and asked to be woken (idle policy `park`), once a process and sleep.
-pub(super) fn wake_drain() {
-    let word = ctl_word(ctl::SLEEP) as u32;
-    if word & 1 == 1 && LAST_WOKEN.swap(word, Relaxed) != word {
+/// Wakes a drain that sleeps, whatever its policy: for who waits for it. Async-signal-safe; a system call if it
+/// sleeps. One that is just falling asleep may miss it.
+pub fn wake_drain() {
+    // What it is to see stands before its word is looked at.
+    crate::sync::fence(SeqCst);
+    if ctl_word(ctl::SLEEP) & 3 != 0 {
         let _errno = sys::SavedErrno::save();
         let ctl = CTL.load(Acquire);
         // SAFETY: as in `ctl_word`; the kernel only looks at the address.

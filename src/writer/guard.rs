@@ -216,6 +216,8 @@ fn journaled(what: &str, timeout: Duration) -> Result<()> {
         }
         std::thread::sleep(pause.min(left));
         pause = (pause * 2).min(Duration::from_millis(1));
+        // It may have fallen asleep just then.
+        attach::wake_drain();
     }
     let hint = if drain_present() { "the drain is behind" } else { "no drain is running" };
     Err(Error::new(
