@@ -92,10 +92,12 @@ fn merging(c: &mut Criterion) {
                 || (0..lanes).map(queue).collect::<Vec<_>>(),
                 |mut all| {
                     let mut last = -1;
-                    merge(&mut all, i64::MAX, |q, _| {
-                        let t = q.0.pop_front().unwrap_or(-1);
-                        assert!(t > last, "in order");
-                        last = t;
+                    merge(&mut all, i64::MAX, |q, _, until| {
+                        while q.first().is_some_and(|t| t <= until) {
+                            let t = q.0.pop_front().unwrap_or(-1);
+                            assert!(t > last, "in order");
+                            last = t;
+                        }
                         true
                     });
                     all

@@ -33,30 +33,27 @@ pub fn horizon(now: i64, grace: i64, due: impl Iterator<Item = Due>, hold: Optio
     hold.map_or(h, |t| h.min(t))
 }
 
-/// Takes what lies at or before `horizon`, in order. `take` removes the first entry of the queue with
-/// that index and answers whether to go on.
-pub fn merge<Q: Queue>(queues: &mut [Q], horizon: i64, mut take: impl FnMut(&mut Q, usize) -> bool) {
+/// Takes what lies at or before `horizon`, in order. `take` removes the first entry of the queue it is given
+/// (the one with that index), and may go on with those behind it that are not later than the time it is given;
+/// it answers whether to go on.
+pub fn merge<Q: Queue>(queues: &mut [Q], horizon: i64, mut take: impl FnMut(&mut Q, usize, i64) -> bool) {
     let mut heap: BinaryHeap<Reverse<(i64, usize)>> = queues
         .iter()
         .enumerate()
         .filter_map(|(i, q)| q.first().filter(|t| *t <= horizon).map(|t| Reverse((t, i))))
         .collect();
     while let Some(Reverse((_, i))) = heap.pop() {
-        // Stay with this queue as long as nobody is earlier: runs of one lane cost no heap.
-        let rival = heap.peek().map_or((horizon, usize::MAX), |r| r.0);
-        loop {
-            if !take(&mut queues[i], i) {
-                return;
-            }
-            match queues[i].first() {
-                Some(t) if t > horizon => break,
-                Some(t) if (t, i) > rival => {
-                    heap.push(Reverse((t, i)));
-                    break;
-                }
-                Some(_) => {}
-                None => break,
-            }
+        // As long as nobody is earlier: runs of one queue cost no heap.
+        let until = match heap.peek() {
+            None => horizon,
+            Some(&Reverse((t, j))) if i < j => t,
+            Some(&Reverse((t, _))) => t.saturating_sub(1),
+        };
+        if !take(&mut queues[i], i, until) {
+            return;
+        }
+        if let Some(t) = queues[i].first().filter(|t| *t <= horizon) {
+            heap.push(Reverse((t, i)));
         }
     }
 }
@@ -86,8 +83,15 @@ mod tests {
                 .flat_map(|(i, q)| q.iter().map(move |t| (*t, i))).filter(|x| x.0 <= horizon).collect();
             expected.sort(); // stable by queue: entries of one queue are in order already
             let left: usize = queues.iter().map(VecDeque::len).sum::<usize>() - expected.len();
-            let mut got = Vec::new();
-            merge(&mut queues, horizon, |q, i| { got.push((q.pop_front().unwrap(), i)); true });
+            let (mut singly, mut got) = (Vec::new(), Vec::new());
+            merge(&mut queues.clone(), horizon, |q, i, _| { singly.push((q.pop_front().unwrap(), i)); true });
+            merge(&mut queues, horizon, |q, i, until| {
+                while let Some(t) = q.pop_front_if(|t| *t <= until) {
+                    got.push((t, i));
+                }
+                true
+            });
+            prop_assert_eq!(&singly, &expected);
             prop_assert_eq!(got, expected);
             prop_assert_eq!(queues.iter().map(VecDeque::len).sum::<usize>(), left);
         }
@@ -106,7 +110,7 @@ mod tests {
     fn stops_when_told() {
         let mut q = [VecDeque::from([1, 2, 3])];
         let mut n = 0;
-        merge(&mut q, 10, |q, _| {
+        merge(&mut q, 10, |q, _, _| {
             q.pop_front();
             n += 1;
             n < 2

@@ -135,15 +135,21 @@ impl Positions {
 
     /// The batch has what stood at `source`. Which cursor changed.
     pub fn take(&mut self, source: Source, what: Taken) -> Part {
-        let counted = u64::from(what == Taken::Record);
+        if let (Source::Lane { lane, .. }, Taken::Owner { thread, tid, comm }) = (source, &what) {
+            let c = self.lanes.entry(lane).or_default();
+            (c.owner, c.tid, c.comm) = (*thread, *tid, *comm);
+        }
+        self.take_records(source, u64::from(what == Taken::Record))
+    }
+
+    /// The batch has what stood at `source`; of a lane, everything up to its end: so many records. Which
+    /// cursor changed.
+    pub fn take_records(&mut self, source: Source, counted: u64) -> Part {
         match source {
             Source::Lane { lane, end } => {
                 let c = self.lanes.entry(lane).or_default();
                 c.position = end;
                 c.count += counted;
-                if let Taken::Owner { thread, tid, comm } = what {
-                    (c.owner, c.tid, c.comm) = (thread, tid, comm);
-                }
                 Part::Lane(lane)
             }
             Source::Shared { at, len } => {

@@ -129,17 +129,9 @@ impl Log {
     fn say(&mut self, line: String) {
         self.notices.push(line);
     }
-    #[allow(clippy::too_many_arguments)]
-    fn record(
-        &mut self,
-        kind: u8,
-        thread: u32,
-        site: u32,
-        utc: i64,
-        ticks: u64,
-        payload: &[u8],
-    ) -> Result<u64> {
-        self.journal.record(kind, 0, thread, site, utc, ticks, payload)
+    /// Adds a record of the drain's own to the batch.
+    fn note(&mut self, kind: u8, thread: u32, utc: i64, payload: &[u8]) -> Result<u64> {
+        self.journal.record(kind, 0, thread, 0, utc, 0, payload)
     }
 }
 
@@ -488,8 +480,8 @@ impl Drain {
             self.log.journal.begin(utc);
             let (rings, log) = (&mut self.rings, &mut self.log);
             let mut full = false;
-            merge::merge(&mut lines, horizon, |line, _| {
-                full = !line.pop(rings, log) || log.journal.batch_bytes() >= BATCH;
+            merge::merge(&mut lines, horizon, |line, _, until| {
+                full = !line.take(until, rings, log) || log.journal.batch_bytes() >= BATCH;
                 !full
             });
             for line in lines {

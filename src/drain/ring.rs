@@ -1,15 +1,15 @@
 //! One ring as the drain knows it: what was read and waits for its turn, and how far the journal has it.
 
-use super::Log;
 use super::around::Probe;
+use super::{BATCH, Log};
 use crate::channel::Stem;
 use crate::clock::{Calibration, Pair};
-use crate::journal::{CursorKey, Loss, SiteFacts as JournalSite, ThreadFacts, kind};
+use crate::journal::{CursorKey, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts, kind};
 use crate::lane::thread::written_count;
 use crate::layout::ring::{ack, lane, record, slot, word};
 use crate::merge;
 use crate::record::SiteFacts;
-use crate::release::{Acks, Part, Positions, Taken};
+use crate::release::{Acks, Part, Positions, Taken as Stood};
 use crate::ringview::View;
 use crate::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
 use crate::sync::AtomicU64;
@@ -24,8 +24,13 @@ enum Key {
 }
 
 enum What {
-    Record { kind: u8, thread: u32, site: u32, ticks: u64 },
-    // Boxed: there are few of them, and a record waits in no more memory than it needs.
+    /// So many records of so many bytes, as the journal will have them. Of a lane they stand one behind the
+    /// other, without a gap, up to the end of the source.
+    Records {
+        count: u32,
+        len: usize,
+    },
+    // Boxed: there are few of them.
     Owner(Box<(u64, u32, [u8; 16])>),
     Loss(Box<LossNote>),
     Nothing,
@@ -42,11 +47,11 @@ struct LossNote {
 }
 
 struct Entry {
+    /// Effective time, of records that of the last one.
     time: i64,
     seen: u64,
     source: Option<Source>,
     what: What,
-    len: u32,
 }
 
 /// The lines of a ring. Those of lanes by number: every record goes through here.
@@ -103,7 +108,8 @@ impl Fifo {
     /// What is taken out is given back when it is more than this, and more than what is left.
     const SLACK: usize = 64 << 10;
 
-    fn push(&mut self, bytes: &[u8]) {
+    /// Where bytes may be appended.
+    fn back(&mut self) -> &mut Vec<u8> {
         if self.taken == self.all.len() {
             self.all.clear();
             self.taken = 0;
@@ -111,7 +117,7 @@ impl Fifo {
             self.all.drain(..self.taken);
             self.taken = 0;
         }
-        self.all.extend_from_slice(bytes);
+        &mut self.all
     }
     fn first(&self, n: usize) -> &[u8] {
         &self.all[self.taken..self.taken + n]
@@ -142,11 +148,42 @@ impl Line {
         self.pushed += 1;
         self.entries.push_back(e);
     }
+
+    /// Takes a record in; answers by how many bytes the line has grown.
+    #[inline]
+    fn record(&mut self, r: &Record<'_>, source: Source, seen: u64) -> usize {
+        self.last_in = r.utc_ns;
+        let bytes = self.bytes.back();
+        let before = bytes.len();
+        r.encode(bytes);
+        let n = bytes.len() - before;
+        if let (Some(e), Source::Lane { end, .. }) = (self.entries.back_mut(), source)
+            && let (What::Records { count, len }, Some(Source::Lane { end: last, .. })) = (&mut e.what, &mut e.source)
+            // Seen in the same pass, and nothing stood between the two.
+            && e.seen == seen
+            && end.wrapping_sub(*last) == in_lane(n, 1)
+        {
+            (*count, *len, *last, e.time) = (*count + 1, *len + n, end, r.utc_ns);
+            return n;
+        }
+        let what = What::Records { count: 1, len: n };
+        self.push(Entry { time: r.utc_ns, seen, source: Some(source), what });
+        n + size_of::<Entry>()
+    }
+}
+
+/// Bytes that records take in a lane which take `len` bytes in the journal.
+fn in_lane(len: usize, count: u32) -> u64 {
+    const { assert!(Record::HEAD as u64 == record::HEADER + 8) };
+    len as u64 - 8 * u64::from(count)
 }
 
 impl merge::Queue for Line {
     fn first(&self) -> Option<i64> {
-        self.entries.front().map(|e| e.time)
+        self.entries.front().map(|e| match e.what {
+            What::Records { .. } => Record::first_time(self.bytes.first(Record::HEAD)),
+            _ => e.time,
+        })
     }
 }
 
@@ -293,7 +330,6 @@ impl Ring {
                         of: None,
                         total: 0,
                     })),
-                    len: 0,
                 };
                 line.push(entry);
                 log.say(format!(
@@ -502,7 +538,7 @@ impl Ring {
                 let (from, to) = (line.last_in, now.utc);
                 let note = LossNote { thread: 0, count, from, to, of: None, total: 0 };
                 let what = What::Loss(Box::new(note));
-                line.push(Entry { time: from.max(1), seen: now.mono, source: None, what, len: 0 });
+                line.push(Entry { time: from.max(1), seen: now.mono, source: None, what });
             }
         }
     }
@@ -579,7 +615,7 @@ impl State {
             }
             _ => What::Nothing,
         };
-        line.push(Entry { time: from.max(1), seen: now.mono, source, what, len: 0 });
+        line.push(Entry { time: from.max(1), seen: now.mono, source, what });
     }
 
     /// The journal's number for a thread of this ring.
@@ -803,17 +839,17 @@ impl State {
                     other => other,
                 };
                 let time = self.time(ticks, now);
-                self.queued += payload.len() + size_of::<Entry>();
                 let line = self.line(key);
-                line.last_in = line.last_in.max(time);
-                line.bytes.push(payload);
-                line.push(Entry {
-                    time: line.last_in,
-                    seen: now.mono,
-                    source: Some(source),
-                    what: What::Record { kind, thread: who, site, ticks },
-                    len: payload.len() as u32,
-                });
+                let r = Record {
+                    site,
+                    thread: who,
+                    kind,
+                    flags: 0,
+                    utc_ns: line.last_in.max(time),
+                    ticks,
+                    payload,
+                };
+                self.queued += line.record(&r, source, now.mono);
             }
             Item::Thread { lane, end, thread, tid, comm } => {
                 self.lane_of.values_mut().filter(|(l, _)| *l == lane).for_each(|v| v.1 = now.mono);
@@ -823,7 +859,7 @@ impl State {
                 let line = self.line(Key::Lane(lane));
                 let what = What::Owner(Box::new((thread, tid, comm)));
                 let source = Some(Source::Lane { lane, end });
-                line.push(Entry { time: line.last_in, seen: now.mono, source, what, len: 0 });
+                line.push(Entry { time: line.last_in, seen: now.mono, source, what });
             }
             Item::Loss { lane, thread, lost, source } => {
                 self.loss(view, log, lane, thread, lost, source, now);
@@ -847,24 +883,12 @@ impl State {
         }
     }
 
-    /// The journal has taken the entry: the cursors move. (Published after the commit.)
-    fn settle(&mut self, source: Option<Source>, what: &What) {
-        if let Some(source) = source {
-            let taken = match what {
-                What::Record { .. } => Taken::Record,
-                What::Owner(o) => Taken::Owner { thread: o.0, tid: o.1, comm: o.2 },
-                What::Loss(_) | What::Nothing => Taken::Note,
-            };
-            let part = self.at.take(source, taken);
-            if self.dirty.last() != Some(&part) {
-                self.dirty.push(part);
-            }
-        }
-        // A loss of no counter (damage) moves no cursor.
-        if let What::Loss(l) = what
-            && (l.of.is_some() || l.total != 0)
+    /// A cursor moves with the batch. (It is published after the commit.)
+    fn changed(&mut self, part: Option<Part>) {
+        if let Some(part) = part
+            && self.dirty.last() != Some(&part)
         {
-            self.dirty.push(self.at.lost(l.of, l.count));
+            self.dirty.push(part);
         }
     }
 }
@@ -890,48 +914,89 @@ impl Line {
         }
     }
 
-    /// Moves the first entry into the batch. False: the batch would not take it.
-    pub fn pop(&mut self, rings: &mut [Ring], log: &mut Log) -> bool {
-        let Some(e) = self.entries.front() else { return true };
+    /// Moves the first entry into the batch, and those behind it that are not later than `until`. False: the
+    /// batch is full.
+    pub fn take(&mut self, until: i64, rings: &mut [Ring], log: &mut Log) -> bool {
         let ring = &mut rings[self.ring].state;
-        match &e.what {
-            What::Record { kind, thread, site, ticks } => {
-                let n = e.len as usize;
-                let payload = self.bytes.first(n);
-                let time = e.time.max(self.last_out);
-                if let Err(error) = log.record(*kind, *thread, *site, time, *ticks, payload) {
-                    if log.journal.batch_bytes() > 0 {
-                        return false; // the batch is full: commit it first
+        while let Some(e) = self.entries.front_mut() {
+            match &mut e.what {
+                What::Records { count, len } => {
+                    let bytes = self.bytes.first(*len);
+                    if Record::first_time(bytes) > until {
+                        return true;
                     }
-                    // Even alone the journal would not have it. It must not stand in the way for ever.
-                    log.say(format!("{}: a record cannot be stored and counts as lost: {error}", ring.stem));
-                    let loss = Loss { count: 1, from_utc: time, to_utc: time };
-                    if log.record(kind::LOSS, 0, 0, time, 0, &loss.encode()).is_err() {
+                    let taken = match log.journal.take(bytes, self.last_out, until, BATCH) {
+                        Ok(taken) => {
+                            log.totals.records += u64::from(taken.records);
+                            log.totals.bytes += taken.payload;
+                            let spilled = matches!(e.source, Some(Source::Spill { .. }));
+                            log.totals.spilled += u64::from(spilled) * u64::from(taken.records);
+                            taken
+                        }
+                        Err(_) if log.journal.batch_bytes() > 0 => return false, // commit it first
+                        Err(error) => {
+                            // Even alone the journal would not have it. It must not stand in the way for ever.
+                            let stem = &ring.stem;
+                            log.say(format!("{stem}: a record cannot be stored and counts as lost: {error}"));
+                            let time = Record::first_time(bytes).max(self.last_out);
+                            let loss = Loss { count: 1, from_utc: time, to_utc: time };
+                            if log.note(kind::LOSS, 0, time, &loss.encode()).is_err() {
+                                return false;
+                            }
+                            log.totals.lost = log.totals.lost.saturating_add(1);
+                            Taken { records: 1, bytes: Record::first_len(bytes), payload: 0, last_time: time }
+                        }
+                    };
+                    self.last_out = taken.last_time;
+                    self.bytes.take(taken.bytes);
+                    (*count, *len) = (*count - taken.records, *len - taken.bytes);
+                    ring.queued = ring.queued.saturating_sub(taken.bytes);
+                    let part = e.source.map(|s| match s {
+                        Source::Lane { lane, end } => {
+                            let end = end.wrapping_sub(in_lane(*len, *count));
+                            ring.at.take_records(Source::Lane { lane, end }, taken.records.into())
+                        }
+                        slow => ring.at.take_records(slow, taken.records.into()),
+                    });
+                    ring.changed(part);
+                    if *count > 0 {
+                        if log.journal.batch_bytes() >= BATCH {
+                            return false;
+                        }
+                        continue;
+                    }
+                    ring.queued = ring.queued.saturating_sub(size_of::<Entry>());
+                }
+                _ if e.time > until => return true,
+                What::Loss(l) => {
+                    let loss = Loss { count: l.count, from_utc: l.from, to_utc: l.to };
+                    let time = e.time.max(self.last_out);
+                    if log.note(kind::LOSS, l.thread, time, &loss.encode()).is_err() {
                         return false;
                     }
-                    log.totals.lost = log.totals.lost.saturating_add(1);
-                } else {
-                    log.totals.records += 1;
-                    log.totals.bytes += n as u64;
-                    log.totals.spilled += u64::from(matches!(e.source, Some(Source::Spill { .. })));
+                    log.totals.lost = log.totals.lost.saturating_add(l.count);
+                    // A loss of no counter (damage) moves no cursor.
+                    let counted = l.of.is_some() || l.total != 0;
+                    let part = counted.then(|| ring.at.lost(l.of, l.count));
+                    ring.changed(part);
+                    let part = e.source.map(|s| ring.at.take(s, Stood::Note));
+                    ring.changed(part);
                 }
-                self.last_out = time;
-                self.bytes.take(n);
-                ring.queued = ring.queued.saturating_sub(n + size_of::<Entry>());
-            }
-            What::Loss(l) => {
-                let loss = Loss { count: l.count, from_utc: l.from, to_utc: l.to };
-                let time = e.time.max(self.last_out);
-                if log.record(kind::LOSS, l.thread, 0, time, 0, &loss.encode()).is_err() {
-                    return false;
+                What::Owner(o) => {
+                    let (thread, tid, comm) = **o;
+                    let part = e.source.map(|s| ring.at.take(s, Stood::Owner { thread, tid, comm }));
+                    ring.changed(part);
                 }
-                log.totals.lost = log.totals.lost.saturating_add(l.count);
+                What::Nothing => {
+                    let part = e.source.map(|s| ring.at.take(s, Stood::Note));
+                    ring.changed(part);
+                }
             }
-            What::Owner(_) | What::Nothing => {}
-        }
-        if let Some(e) = self.entries.pop_front() {
+            self.entries.pop_front();
             self.popped += 1;
-            ring.settle(e.source, &e.what);
+            if log.journal.batch_bytes() >= BATCH {
+                return false;
+            }
         }
         true
     }

@@ -298,18 +298,49 @@ impl BatchHeader {
 }
 
 /// One record as it stands in a batch.
-pub(super) struct Raw<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Number of its site, 0 = none.
     pub site: u32,
+    /// Number of its thread, 0 = none.
     pub thread: u32,
+    /// What it is; see [`kind`].
     pub kind: u8,
+    /// Flags of that kind.
     pub flags: u8,
+    /// Emitted time, ns since the epoch.
     pub utc_ns: i64,
+    /// Raw time, in ticks of the producer's clock.
     pub ticks: u64,
+    /// The payload.
     pub payload: &'a [u8],
 }
 
+impl Record<'_> {
+    /// Bytes before the payload, which is padded to 8 bytes.
+    pub const HEAD: usize = r::HEAD as usize;
+
+    /// Appends it as it will stand in a batch, for [`Journal::take`](super::Journal::take).
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        push_record(out, self);
+    }
+
+    /// The time of the first of encoded records.
+    #[inline]
+    pub fn first_time(encoded: &[u8]) -> i64 {
+        i64::from_le_bytes(encoded[r::R_UTC as usize..][..8].try_into().expect("8 bytes"))
+    }
+
+    /// The bytes of the first of encoded records.
+    pub fn first_len(encoded: &[u8]) -> usize {
+        let mut rest = encoded;
+        pull_record(&mut rest).map_or(0, |_| encoded.len() - rest.len())
+    }
+}
+
 #[inline]
-pub(super) fn push_record(out: &mut Vec<u8>, x: &Raw<'_>) {
+pub(super) fn push_record(out: &mut Vec<u8>, x: &Record<'_>) {
     const _: () = assert!(r::R_SITE == 4 && r::R_THREAD == 8 && r::R_KIND == 12 && r::R_FLAGS == 13);
     const _: () = assert!(r::R_UTC == 16 && r::R_TICKS == 24 && r::HEAD == 32);
     // Four whole words: this is the loop that every record goes through.
@@ -333,11 +364,11 @@ pub(super) fn push_record(out: &mut Vec<u8>, x: &Raw<'_>) {
 }
 
 /// Takes one record off the front.
-pub(super) fn pull_record<'a>(bytes: &mut &'a [u8]) -> Option<Raw<'a>> {
+pub(super) fn pull_record<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
     let head = bytes.get(..r::HEAD as usize)?;
     let len = u32_at(head, r::R_LEN)? as usize;
     let rest = &bytes[r::HEAD as usize..];
-    let x = Raw {
+    let x = Record {
         site: u32_at(head, r::R_SITE)?,
         thread: u32_at(head, r::R_THREAD)?,
         kind: head[r::R_KIND as usize],

@@ -5,13 +5,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::format::{
-    BadHeader, BatchHeader, CursorKey, Position, Raw, Segment, SegmentHeader, SiteFacts, ThreadFacts,
-    fold_cursors, pull_definition, pull_record, push_cursor, push_definition, push_record,
+    BadHeader, BatchHeader, CursorKey, Position, Record, Segment, SegmentHeader, SiteFacts, ThreadFacts,
+    fold_cursors, pad8, pull_definition, pull_record, push_cursor, push_definition, push_record, put,
 };
 use super::read::{Look, all_zero, find_forward, look, open_header, segments};
 use super::storage::{Standing, Storage};
 use crate::error::{Code, Error, Result};
-use crate::layout::journal::{self as l, batch as b, table as t};
+use crate::layout::journal::{self as l, batch as b, record as r, table as t};
 
 /// When bytes are made durable against the death of the machine. Processes may die at any time anyway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +77,19 @@ pub struct BatchPos {
     pub len: u64,
     /// Records in it.
     pub records: u32,
+}
+
+/// What [`Journal::take`] took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Records.
+    pub records: u32,
+    /// Their bytes, encoded.
+    pub bytes: usize,
+    /// Bytes of their payloads.
+    pub payload: u64,
+    /// Time of the last one.
+    pub last_time: i64,
 }
 
 /// Facts by number, and numbers by facts.
@@ -480,11 +493,62 @@ impl<S: Storage> Journal<S> {
         }
         define(&mut self.sites, t::SITE, site, &mut self.tables, &mut self.defines)?;
         define(&mut self.threads, t::THREAD, thread, &mut self.tables, &mut self.defines)?;
-        push_record(&mut self.batch, &Raw { site, thread, kind, flags, utc_ns, ticks, payload });
+        push_record(&mut self.batch, &Record { site, thread, kind, flags, utc_ns, ticks, payload });
         let number = self.next_record + u64::from(self.count);
         self.count += 1;
         self.batch_last_time = self.batch_last_time.max(utc_ns);
         Ok(number)
+    }
+
+    /// Adds records that are [encoded](Record::encode), from the front: the first one, and those behind it
+    /// as long as the batch has less than `most` bytes and none is later than `until`. Each gets the time
+    /// `from` if its own is earlier. Their times do not step back. Errors as those of [`record`](Self::record)
+    /// for the first one; nothing was added then.
+    pub fn take(&mut self, records: &[u8], from: i64, until: i64, most: usize) -> Result<Taken> {
+        let room = (l::MAX_BATCH - META_ROOM - 64).saturating_sub(self.batch.len() as u64) as usize;
+        let most = most.saturating_sub(self.batch_bytes());
+        let mut taken = Taken::default();
+        let (mut rest, mut last) = (records, (0, 0));
+        while let Some(x) = pull_record(&mut rest) {
+            let end = records.len() - rest.len();
+            let more = taken.records > 0;
+            if more && (taken.bytes >= most || x.utc_ns > until) {
+                break;
+            }
+            if end > room || x.payload.len() as u64 > l::MAX_PAYLOAD {
+                if more {
+                    break;
+                }
+                return Err(too_large(x.payload.len() as u64));
+            }
+            // Mostly the next record has the same.
+            if last != (x.site, x.thread) {
+                let defined = define(&mut self.sites, t::SITE, x.site, &mut self.tables, &mut self.defines)
+                    .and_then(|()| {
+                        define(&mut self.threads, t::THREAD, x.thread, &mut self.tables, &mut self.defines)
+                    });
+                match defined {
+                    Err(_) if more => break,
+                    defined => defined?,
+                }
+                last = (x.site, x.thread);
+            }
+            taken.bytes = end;
+            taken.records += 1;
+            taken.payload += x.payload.len() as u64;
+            taken.last_time = x.utc_ns.max(from);
+        }
+        let at = self.batch.len();
+        self.batch.extend_from_slice(&records[..taken.bytes]);
+        let mut early = &records[..taken.bytes];
+        while let Some(x) = pull_record(&mut early).filter(|x| x.utc_ns < from) {
+            let behind = Record::HEAD + x.payload.len() + pad8(x.payload.len());
+            let head = at + (taken.bytes - early.len() - behind);
+            put(&mut self.batch[head..], r::R_UTC, &from.to_le_bytes());
+        }
+        self.count += taken.records;
+        self.batch_last_time = self.batch_last_time.max(taken.last_time);
+        Ok(taken)
     }
 
     /// Sets a cursor: its whole value; empty drops it. The last one of a batch counts.
