@@ -187,8 +187,8 @@ pub trait Watch {
 /// Takes records and delivers them. The [`Follower`] reads the journal for it, keeps its cursor, and
 /// runs it in a thread of its own.
 pub trait Sink: Send {
-    /// Takes a record into its buffer. Does not block.
-    fn entry(&mut self, e: &Entry<'_>);
+    /// Takes a record into its buffer, and answers how many bytes are in there. Does not block.
+    fn entry(&mut self, e: &Entry<'_>) -> usize;
     /// Takes a note of missing records.
     fn gap(&mut self, gap: &Gap);
     /// Bytes in the buffer.

@@ -417,6 +417,17 @@ fn long_strings_are_cut_between_characters() {
 }
 
 proptest! {
+    /// Floats of the sizes that programs print: few digits, many, whole numbers, either side of where an
+    /// exponent would begin.
+    #[test]
+    fn floats_as_format_makes_them(digits: i64, shift in 0u32..64, places in -8i32..24) {
+        let v = (digits >> shift) as f64 / 10f64.powi(places);
+        for v in [v, f64::from_bits(v.to_bits() ^ 1), v.trunc(), v * 0.001] {
+            prop_assert_eq!(render("{}", (v,)), format!("{v}"));
+            prop_assert_eq!(render("{} {}", (digits >> shift, v as f32)), format!("{} {}", digits >> shift, v as f32));
+        }
+    }
+
     #[test]
     fn arguments_come_back(
         a: i64, b: u128, c: f64, d: char, e: String, f: bool, g: i8, h in ".{0,20}", i: f32,

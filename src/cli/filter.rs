@@ -305,11 +305,6 @@ impl Style for Lines {
             self.found.push((prefix.clone(), line));
         }
     }
-    fn whole(&mut self, e: &Entry<'_>, line: &[u8], out: &mut Vec<u8>) {
-        if self.regex.as_ref().is_none_or(|r| r.is_match(line)) {
-            self.line(&Owned::of(e), Start::Line, line, true, out);
-        }
-    }
 }
 
 #[cfg(test)]

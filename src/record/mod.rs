@@ -32,6 +32,8 @@ pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8}
 pub use level::{BadLevel, Gate, Level};
 pub use payload::{Payload, SiteId};
 pub use render::CompiledFormat;
+#[cfg(feature = "drain")]
+pub(crate) use render::PAIRS;
 pub use site::{BadSite, Site, SiteFacts};
 pub use text::{MAX_TEXT, TEXT_ROOM, TextRoom, text_in};
 pub use value::{DecodeError, Value, Values};

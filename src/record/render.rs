@@ -40,6 +40,9 @@ enum Shape {
 /// A format string without its placeholders, those, and how to go through them.
 type Parsed = (Box<str>, Box<[Piece]>, Shape);
 
+/// Text between two arguments is mostly not longer.
+const SHORT: usize = 16;
+
 /// Text, then an argument. Text without one is a last piece by itself.
 #[derive(Debug)]
 struct Piece {
@@ -119,6 +122,8 @@ impl CompiledFormat {
             }
             plain &= spec == Spec::PLAIN && arg as usize == i;
         }
+        // So that there is always as much behind the beginning of a piece as is copied of it at once.
+        text.push_str(&" ".repeat(SHORT));
         let shape = if plain { Shape::Plain } else { Shape::Any };
         Ok((text.into(), pieces.into(), shape))
     }
@@ -157,11 +162,17 @@ impl CompiledFormat {
     fn plain(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
         let mut values = Values::new(&self.types, payload);
         for piece in &self.pieces {
-            out.extend_from_slice(self.text(piece));
-            if piece.arg.is_some()
-                && let Some(value) = values.next()
-            {
-                display(&value?, out);
+            let (at, len) = (out.len(), piece.text.len());
+            match self.text.as_bytes()[piece.text.start as usize..].first_chunk::<SHORT>() {
+                // All that there may be at once and back again is cheaper than a copy of unknown length.
+                Some(text) if len <= SHORT => {
+                    out.extend_from_slice(text);
+                    out.truncate(at + len);
+                }
+                _ => out.extend_from_slice(self.text(piece)),
+            }
+            if piece.arg.is_some() {
+                display_next(&mut values, out)?;
             }
         }
         // Nothing may be left but the fields.
@@ -259,6 +270,54 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
+/// `{}` of the next value. Most numbers need no detour over 128 bits.
+#[inline(always)]
+fn display_next(values: &mut Values<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    let mut signed = |v: i64| {
+        if v < 0 {
+            out.push(b'-');
+        }
+        decimal_u64(v.unsigned_abs(), out);
+    };
+    match values.types.first() {
+        Some(&ty::I32) => signed(i32::from_le_bytes(values.take()?).into()),
+        Some(&ty::I64) => signed(i64::from_le_bytes(values.take()?)),
+        Some(&ty::U32) => decimal_u64(u32::from_le_bytes(values.take()?).into(), out),
+        Some(&ty::U64) => decimal_u64(u64::from_le_bytes(values.take()?), out),
+        Some(&ty::F64) => shortest(f64::from_le_bytes(values.take()?), out),
+        Some(&ty::STR) => out.extend_from_slice(values.text()?),
+        _ => return values.next().map_or(Ok(()), |value| value.map(|value| display(&value, out))),
+    }
+    values.types = &values.types[1..];
+    Ok(())
+}
+
+/// `{}` of a float. The shortest digits that give it back come much faster than from `core`; the same ones,
+/// and shown alike where neither has an exponent.
+#[inline]
+fn shortest(v: f64, out: &mut Vec<u8>) {
+    #[cfg(feature = "drain")]
+    if (1e-4..1e15).contains(&v.abs()) {
+        let mut buffer = zmij::Buffer::new();
+        let text = buffer.format_finite(v);
+        // 15 digits are unambiguous.
+        if text.len() <= 16 || !is_tie(v, text) {
+            return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+        }
+    }
+    write(out, format_args!("{v}"));
+}
+
+/// Whether `v` may lie in the middle between `text` and another one as short: then `core` chooses the larger,
+/// others the even one. In the middle it has one more decimal place than `text`, no more and no less.
+#[cfg(feature = "drain")]
+fn is_tie(v: f64, text: &str) -> bool {
+    let (exponent, mantissa) = (v.to_bits() >> 52 & 0x7ff, v.to_bits() | 1 << 52);
+    // An odd number of 2^-n has n decimal places.
+    let exactly = 1075 - exponent as i64 - i64::from(mantissa.trailing_zeros());
+    text.find('.').is_some_and(|point| exactly == (text.len() - point) as i64)
+}
+
 /// `{}`.
 #[inline]
 pub(super) fn display(value: &Value<'_>, out: &mut Vec<u8>) {
@@ -271,7 +330,7 @@ pub(super) fn display(value: &Value<'_>, out: &mut Vec<u8>) {
         }
         Value::Unsigned(v) => decimal(v, out),
         Value::F32(v) => write(out, format_args!("{v}")),
-        Value::F64(v) => write(out, format_args!("{v}")),
+        Value::F64(v) => shortest(v, out),
         Value::Bool(v) => out.extend_from_slice(if v { b"true" } else { b"false" }),
         Value::Char(v) => out.extend_from_slice(v.encode_utf8(&mut [0; 4]).as_bytes()),
         Value::Str(v) => out.extend_from_slice(v),
@@ -286,29 +345,32 @@ fn decimal(v: u128, out: &mut Vec<u8>) {
     }
 }
 
+/// `00` to `99`.
+pub(crate) const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut i = 0;
+    while i < 100 {
+        pairs[i] = [b'0' + i as u8 / 10, b'0' + i as u8 % 10];
+        i += 1;
+    }
+    pairs
+};
+
+#[inline]
 fn decimal_u64(mut v: u64, out: &mut Vec<u8>) {
-    const PAIRS: [[u8; 2]; 100] = {
-        let mut pairs = [[0; 2]; 100];
-        let mut i = 0;
-        while i < 100 {
-            pairs[i] = [b'0' + i as u8 / 10, b'0' + i as u8 % 10];
-            i += 1;
-        }
-        pairs
-    };
-    let mut digits = [0; 20]; // u64::MAX has 20
-    let mut at = digits.len();
-    while v >= 10 {
+    let (start, len) = (out.len(), v.checked_ilog10().map_or(1, |log| log as usize + 1));
+    // As many as u64::MAX has, and back again: cheaper than a copy of unknown length.
+    out.extend_from_slice(&[b'0'; 20]);
+    let (digits, mut at) = (&mut out[start..start + len], len);
+    while at >= 2 {
         at -= 2;
         digits[at..at + 2].copy_from_slice(&PAIRS[(v % 100) as usize]);
         v /= 100;
     }
-    // Of an odd number of digits the first is left; of an even number, nothing, unless the value is 0.
-    if v > 0 || at == digits.len() {
-        at -= 1;
-        digits[at] = b'0' + v as u8;
+    if at > 0 {
+        digits[0] = b'0' + v as u8;
     }
-    out.extend_from_slice(&digits[at..]);
+    out.truncate(start + len);
 }
 
 /// One placeholder.

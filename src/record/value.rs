@@ -54,7 +54,7 @@ impl std::error::Error for DecodeError {}
 /// The arguments of a payload, in order. An error is the last thing that comes.
 #[derive(Clone, Debug)]
 pub struct Values<'a> {
-    types: &'a [u8],
+    pub(super) types: &'a [u8],
     payload: &'a [u8],
 }
 
@@ -72,10 +72,19 @@ impl<'a> Values<'a> {
     }
 
     #[inline(always)]
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (bytes, rest) = self.payload.split_first_chunk().ok_or(DecodeError::Short)?;
         self.payload = rest;
         Ok(*bytes)
+    }
+
+    /// A string.
+    #[inline(always)]
+    pub(super) fn text(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = u32::from_le_bytes(self.take()?) as usize;
+        let (text, rest) = self.payload.split_at_checked(len).ok_or(DecodeError::Short)?;
+        self.payload = rest;
+        Ok(text)
     }
 
     #[inline(always)]
@@ -102,12 +111,7 @@ impl<'a> Values<'a> {
                 let c = u32::from_le_bytes(self.take()?);
                 Value::Char(char::from_u32(c).ok_or(DecodeError::Char(c))?)
             }
-            ty::STR => {
-                let len = u32::from_le_bytes(self.take()?) as usize;
-                let (s, rest) = self.payload.split_at_checked(len).ok_or(DecodeError::Short)?;
-                self.payload = rest;
-                Value::Str(s)
-            }
+            ty::STR => Value::Str(self.text()?),
             t => return Err(DecodeError::Type(t)),
         })
     }

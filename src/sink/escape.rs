@@ -14,15 +14,21 @@
 /// Whether text goes through as it is. True for nearly all, so this is what has to be fast.
 #[inline]
 pub(super) fn plain(text: &[u8]) -> bool {
+    no_byte(text, |b| (b.wrapping_sub(0x20) > 0x5e) & (b != b'\t'))
+}
+
+/// Whether no byte is `odd`.
+#[inline(always)]
+pub(super) fn no_byte(text: &[u8], odd: impl Fn(u8) -> bool) -> bool {
     // Whole chunks without a branch inside: the compiler makes vector instructions of it.
-    let odd = |b: u8| (b.wrapping_sub(0x20) > 0x5e) & (b != b'\t');
-    let mut chunks = text.chunks_exact(32);
-    for c in &mut chunks {
-        if c.iter().fold(false, |any, &b| any | odd(b)) {
-            return false;
-        }
+    #[inline(always)]
+    fn all<const N: usize>(text: &[u8], odd: impl Fn(u8) -> bool) -> Option<bool> {
+        // The last one overlaps.
+        let last = text.last_chunk::<N>()?;
+        let none = |c: &[u8; N]| !c.iter().fold(false, |any, &b| any | odd(b));
+        Some(text.as_chunks::<N>().0.iter().all(none) && none(last))
     }
-    !chunks.remainder().iter().fold(false, |any, &b| any | odd(b))
+    all::<32>(text, &odd).or_else(|| all::<8>(text, &odd)).unwrap_or_else(|| !text.iter().any(|&b| odd(b)))
 }
 
 /// Appends `text`, escaped.
@@ -111,14 +117,15 @@ mod tests {
     #[test]
     fn all_bytes_at_all_places() {
         for b in 0..=255u8 {
-            for at in [0, 1, 31, 32, 40] {
-                let mut text = vec![b'a'; 41];
+            for (at, len) in [(0, 1), (2, 7), (0, 8), (8, 9), (0, 41), (1, 41), (31, 41), (32, 41), (40, 41)]
+            {
+                let mut text = vec![b'a'; len];
                 text[at] = b;
                 let whole = (0x20..0x7f).contains(&b) || b == b'\t';
                 assert_eq!(plain(&text), whole, "{b:#x} at {at}");
                 let e = escaped(&text);
                 assert!(e.chars().all(|c| !c.is_control() || c == '\t'), "{b:#x}");
-                assert_eq!(e.len() == 41, whole);
+                assert_eq!(e.len() == len, whole);
             }
         }
     }

@@ -466,22 +466,24 @@ impl Work {
             match item {
                 Some(Item::Batch(view)) => {
                     self.begin(view.before());
+                    let mut buffered = self.sink.buffered();
                     for e in view.entries() {
                         if e.record_no < self.next {
                             self.sink.formatter().hold_again(&e);
                             continue;
                         }
-                        if self.sink.buffered() == 0 {
+                        if buffered == 0 {
                             self.shared.words.set(s::ST_PENDING_UTC, e.utc_ns as u64);
                         }
-                        self.sink.entry(&e);
+                        buffered = self.sink.entry(&e);
                         self.next = e.record_no + 1;
                         self.taken += 1;
                         self.last_utc = e.utc_ns;
-                        if self.sink.buffered() >= FULL {
+                        if buffered >= FULL {
                             let here = view.before().clone().at_record(self.next);
                             self.anchor(view.before());
                             self.flush(&here)?;
+                            buffered = self.sink.buffered();
                             if self.shared.given_up() {
                                 return Ok(State::Stopped);
                             }

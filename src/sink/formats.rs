@@ -38,7 +38,7 @@ impl<K, V> Table<K, V> {
 #[derive(Debug)]
 pub(super) struct SiteText {
     pub format: CompiledFormat,
-    /// Level and target: `INFO  app::db`.
+    /// Level and target: ` INFO  app::db`.
     pub head: Box<[u8]>,
     /// File and line, and the end of the line: ` (src/db.rs:12)\n`.
     pub tail: Box<[u8]>,
@@ -48,12 +48,12 @@ pub(super) struct SiteText {
 #[derive(Debug, Default)]
 pub struct Formats {
     sites: Table<Site, SiteText>,
-    /// `[pid:tid]`.
+    /// `[pid:tid] `.
     threads: Table<Thread, Box<[u8]>>,
 }
 
 impl Formats {
-    /// What is the same for all records of this one's site (`None`: it has none), and `[pid:tid]`.
+    /// What is the same for all records of this one's site (`None`: it has none), and `[pid:tid] `.
     #[inline]
     pub(super) fn both(&mut self, e: &Entry<'_>) -> (Option<&SiteText>, &[u8]) {
         (site_of(&mut self.sites, e), thread_of(&mut self.threads, e))
@@ -62,7 +62,8 @@ impl Formats {
     /// `[pid:tid]` of a record.
     #[inline]
     pub(super) fn thread(&mut self, e: &Entry<'_>) -> &[u8] {
-        thread_of(&mut self.threads, e)
+        let text = thread_of(&mut self.threads, e);
+        &text[..text.len() - 1]
     }
 
     /// The message of a log record, as `format!` would have made it.
@@ -83,7 +84,7 @@ fn site_of<'a>(sites: &'a mut Table<Site, SiteText>, e: &Entry<'_>) -> Option<&'
 
 #[inline]
 fn thread_of<'a>(threads: &'a mut Table<Thread, Box<[u8]>>, e: &Entry<'_>) -> &'a [u8] {
-    threads.get(e.thread_ref, e.thread, |t| format!("[{}:{}]", t.pid, t.tid).into_bytes().into())
+    threads.get(e.thread_ref, e.thread, |t| format!("[{}:{}] ", t.pid, t.tid).into_bytes().into())
 }
 
 /// The message of a record whose call site is not known.
@@ -107,7 +108,8 @@ pub(super) fn level(level: u8) -> &'static [u8; 6] {
 }
 
 fn site_text(site: &Site) -> SiteText {
-    let mut head = level(site.level).to_vec();
+    let mut head = b" ".to_vec();
+    head.extend_from_slice(level(site.level));
     escape(&site.target, &mut head);
     let mut tail = Vec::new();
     if site.line != 0 || !site.file.is_empty() {

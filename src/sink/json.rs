@@ -32,7 +32,7 @@
 
 use std::collections::HashSet;
 
-use super::escape::valid_chunks;
+use super::escape::{no_byte, valid_chunks};
 use super::formats::{Table, no_site};
 use super::parts::{Parts, Start, Style};
 use super::text::loss_text;
@@ -127,15 +127,7 @@ fn string(bytes: &[u8], out: &mut Vec<u8>) -> bool {
 /// Whether bytes stand in a JSON string as they are. True for nearly all.
 #[inline]
 fn plain(bytes: &[u8]) -> bool {
-    // Whole chunks without a branch inside: the compiler makes vector instructions of it.
-    let odd = |b: u8| (b.wrapping_sub(0x20) > 0x5e) | (b == b'"') | (b == b'\\');
-    let mut chunks = bytes.chunks_exact(32);
-    for c in &mut chunks {
-        if c.iter().fold(false, |any, &b| any | odd(b)) {
-            return false;
-        }
-    }
-    !chunks.remainder().iter().fold(false, |any, &b| any | odd(b))
+    no_byte(bytes, |b| (b.wrapping_sub(0x20) > 0x5e) | (b == b'"') | (b == b'\\'))
 }
 
 fn escaped(bytes: &[u8], out: &mut Vec<u8>) -> bool {
@@ -404,14 +396,6 @@ impl Style for Look {
         };
         out.extend_from_slice(partial);
         out.extend_from_slice(b"}\n");
-    }
-
-    #[inline]
-    fn whole(&mut self, e: &Entry<'_>, line: &[u8], out: &mut Vec<u8>) {
-        let mut prefix = std::mem::take(&mut self.scratch);
-        self.prefix(e, &mut prefix);
-        self.line(&prefix, Start::Line, line, true, out);
-        self.scratch = prefix;
     }
 }
 

@@ -52,12 +52,6 @@ pub trait Style {
     fn prefix(&mut self, e: &Entry<'_>, to: &mut Self::Prefix);
     /// A line without its newline, or a part of one (not `complete`).
     fn line(&mut self, prefix: &Self::Prefix, start: Start, bytes: &[u8], complete: bool, out: &mut Vec<u8>);
-    /// The same of a line that lies whole in one record; `prefix` may be made on the way.
-    fn whole(&mut self, e: &Entry<'_>, line: &[u8], out: &mut Vec<u8>) {
-        let mut prefix = Self::Prefix::default();
-        self.prefix(e, &mut prefix);
-        self.line(&prefix, Start::Line, line, true, out);
-    }
 }
 
 /// A line that is not finished.
@@ -78,6 +72,22 @@ struct Part<P> {
     since: Option<u64>,
 }
 
+/// Where the first newline stands: eight bytes at a time.
+#[inline]
+fn newline(bytes: &[u8]) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (i, word) in words.iter().enumerate() {
+        const ONES: u64 = u64::from_le_bytes([1; 8]);
+        // A newline is zero here. What the subtraction makes of the bytes above the first zero does not matter.
+        let x = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
+        let zero = x.wrapping_sub(ONES) & !x & (ONES << 7);
+        if zero != 0 {
+            return Some(i * 8 + zero.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|&b| b == b'\n').map(|n| words.len() * 8 + n)
+}
+
 /// Lines that are not finished. Knows no clock; memory is bounded: [`Style::LIMIT`] for each of 16.
 #[derive(Debug)]
 pub struct Parts<P> {
@@ -85,11 +95,13 @@ pub struct Parts<P> {
     parts: VecDeque<Part<P>>,
     /// Whose unfinished line the output ends in.
     open: Option<Key>,
+    /// Of the record that is taken.
+    prefix: P,
 }
 
-impl<P> Default for Parts<P> {
+impl<P: Default> Default for Parts<P> {
     fn default() -> Self {
-        Parts { parts: VecDeque::new(), open: None }
+        Parts { parts: VecDeque::new(), open: None, prefix: P::default() }
     }
 }
 
@@ -97,15 +109,19 @@ impl<P: Default> Parts<P> {
     /// Takes a record of captured output.
     #[inline]
     pub fn output<S: Style<Prefix = P>>(&mut self, e: &Entry<'_>, style: &mut S, out: &mut Vec<u8>) {
-        let (key, mut at) = (Key::of(e), 0);
+        let (key, mut at, mut prefixed) = (Key::of(e), 0, false);
         let mut mine = self.parts.iter().any(|p| p.key == key);
         while at < e.payload.len() {
             let rest = &e.payload[at..];
-            match rest.iter().position(|&b| b == b'\n') {
+            match newline(rest) {
                 // Nearly all: a whole line, and nothing to join it with.
                 Some(n) if !mine => {
                     self.close(out);
-                    style.whole(e, &rest[..n], out);
+                    // The same for all lines of a record.
+                    if !std::mem::replace(&mut prefixed, true) {
+                        style.prefix(e, &mut self.prefix);
+                    }
+                    style.line(&self.prefix, Start::Line, &rest[..n], true, out);
                     at += n + 1;
                 }
                 end => {
@@ -300,5 +316,25 @@ impl<P: Default> Parts<P> {
     /// The first record that is needed for what is held.
     pub fn oldest_held(&self) -> Option<u64> {
         self.parts.iter().filter(|p| !p.bytes.is_empty()).map(|p| p.from.0).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newline;
+
+    #[test]
+    fn the_first_newline() {
+        for len in 0..40 {
+            for other in [0, b'\n' - 1, b'\n' + 1, 0x80 | b'\n', 0xff] {
+                let mut text = vec![other; len];
+                assert_eq!(newline(&text), None);
+                for at in (0..len).rev() {
+                    // More of them behind it.
+                    text[at] = b'\n';
+                    assert_eq!(newline(&text), Some(at), "{text:?}");
+                }
+            }
+        }
     }
 }

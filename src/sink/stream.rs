@@ -130,12 +130,13 @@ impl Stream {
 
 impl Sink for Stream {
     #[inline]
-    fn entry(&mut self, e: &Entry<'_>) {
+    fn entry(&mut self, e: &Entry<'_>) -> usize {
         if self.take.wants(e) {
             let from = self.buf.len();
             let dest = self.format.entry(e, &mut self.buf);
             self.went(from, dest);
         }
+        self.buf.len()
     }
 
     fn gap(&mut self, gap: &Gap) {

@@ -98,18 +98,15 @@ impl Look {
     #[inline]
     fn log(&mut self, e: &Entry<'_>, out: &mut Vec<u8>) {
         self.clock.put(e.utc_ns, out);
-        out.push(b' ');
         let (site, thread) = self.formats.both(e);
         let Some(site) = site else {
-            out.extend_from_slice(b"-     ?");
+            out.extend_from_slice(b" -     ?");
             out.extend_from_slice(thread);
-            out.push(b' ');
             no_site(e, out);
             return out.push(b'\n');
         };
         out.extend_from_slice(&site.head);
         out.extend_from_slice(thread);
-        out.push(b' ');
         let at = out.len();
         if site.format.has_fields() {
             spans(site, e, out);
@@ -171,14 +168,6 @@ impl Style for Look {
         if complete {
             out.push(b'\n');
         }
-    }
-
-    #[inline]
-    fn whole(&mut self, e: &Entry<'_>, line: &[u8], out: &mut Vec<u8>) {
-        self.head(e, out);
-        out.push(b' ');
-        escape(line, out);
-        out.push(b'\n');
     }
 }
 

@@ -1,22 +1,24 @@
 //! UTC as RFC 3339 with nanoseconds, fast for times that come one after the other.
 
+use crate::record::PAIRS;
+
 /// Keeps the text of the last second.
 #[derive(Debug)]
 pub struct Clock {
-    second: i64,
+    /// When that second began, ns since the epoch.
+    begin: i64,
     /// `2026-11-21T02:44:42.`
     text: [u8; 20],
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Clock { second: 0, text: *b"1970-01-01T00:00:00." }
+        Clock { begin: 0, text: *b"1970-01-01T00:00:00." }
     }
 }
 
 fn two(to: &mut [u8], v: i64) {
-    to[0] = b'0' + (v / 10) as u8;
-    to[1] = b'0' + (v % 10) as u8;
+    to[..2].copy_from_slice(&PAIRS[v as usize]);
 }
 
 impl Clock {
@@ -24,24 +26,27 @@ impl Clock {
     /// such times lie between the years 1677 and 2262.
     #[inline]
     pub fn put(&mut self, utc_ns: i64, out: &mut Vec<u8>) {
-        let (second, mut ns) = (utc_ns.div_euclid(1_000_000_000), utc_ns.rem_euclid(1_000_000_000));
-        if second != self.second {
+        let mut ns = utc_ns.wrapping_sub(self.begin) as u64;
+        if ns >= 1_000_000_000 || utc_ns < 0 {
+            let (second, rest) = (utc_ns.div_euclid(1_000_000_000), utc_ns.rem_euclid(1_000_000_000));
+            // Seconds before 1970 are made anew each time.
+            self.begin = if utc_ns < 0 { i64::MIN } else { utc_ns - rest };
             self.set(second);
+            ns = rest as u64;
         }
+        let ns = ns as u32;
+        let (high, low) = (ns / 10_000, ns % 10_000);
         let mut text = [b'Z'; 30];
         text[..20].copy_from_slice(&self.text);
-        let mut at = 29;
-        while at > 21 {
-            two(&mut text[at - 2..], ns % 100);
-            ns /= 100;
-            at -= 2;
-        }
-        text[20] = b'0' + ns as u8;
+        text[20] = b'0' + (high / 10_000) as u8;
+        text[21..23].copy_from_slice(&PAIRS[(high / 100 % 100) as usize]);
+        text[23..25].copy_from_slice(&PAIRS[(high % 100) as usize]);
+        text[25..27].copy_from_slice(&PAIRS[(low / 100) as usize]);
+        text[27..29].copy_from_slice(&PAIRS[(low % 100) as usize]);
         out.extend_from_slice(&text);
     }
 
     fn set(&mut self, second: i64) {
-        self.second = second;
         let (days, rest) = (second.div_euclid(86400), second.rem_euclid(86400));
         // The civil calendar by eras of 400 years that begin in March.
         let z = days + 719_468;
