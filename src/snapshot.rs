@@ -239,6 +239,7 @@ pub struct Snapshot {
     waiting: BTreeMap<u64, BTreeMap<u64, Slow>>,
     lane_of: HashMap<u64, u32>,
     buf: Vec<u8>,
+    lane_buf: Vec<u8>,
 }
 
 struct Cut {
@@ -269,6 +270,7 @@ impl Snapshot {
             waiting: BTreeMap::new(),
             lane_of,
             buf: Vec::new(),
+            lane_buf: Vec::new(),
         }
     }
 
@@ -513,12 +515,17 @@ impl Snapshot {
             "lane {lane}: tail {tail} is outside [{at}, +{capacity}]"
         );
         let take = behind.min(limits.lane.max(capacity / 2));
-        let mut data = std::mem::take(&mut self.buf);
-        data.resize(take as usize, 0);
+        let mut buf = std::mem::take(&mut self.lane_buf);
+        // Longer is good enough: what is not read anew is not looked at, and clearing it costs a tenth of a copy.
+        if buf.len() < take as usize {
+            buf.resize(take as usize, 0);
+        }
+        let data = &mut buf[..take as usize];
         let index = at & (capacity - 1);
         let first = take.min(capacity - index);
         ring.lane_read(lane, index, &mut data[..first as usize]);
         ring.lane_read(lane, 0, &mut data[first as usize..]);
+        let data = &*data;
 
         // Positions are relative to `at` from here on. The record at or behind `p` (a PAD may come first):
         // where it stands, its length, its kind; None where what was taken ends.
@@ -625,7 +632,7 @@ impl Snapshot {
         } else if owner != 0 {
             self.deliver_slow(owner, u64::MAX, tail, largest, cuts, Some((lane, at)), out);
         }
-        self.buf = data;
+        self.lane_buf = buf;
         Ok(())
     }
 

@@ -6,6 +6,9 @@ mod common;
 use common::{Scratch, fork_and, journal_texts, settings};
 use spillring::drain::{Drain, DrainConfig};
 use spillring::env::Settings;
+use spillring::journal::{Item, Journal, MemStorage, Reader};
+use spillring::release::LaneCursor;
+use std::time::{Duration, Instant};
 
 fn drain_of(s: &Settings) -> Drain {
     Drain::open(DrainConfig::new(s, s.channel_dir()).0).unwrap()
@@ -85,6 +88,59 @@ fn small_lanes_spill_and_lose_nothing_while_a_drain_comes_and_goes() {
     }
     assert_eq!(next, [N; 3]);
     println!("{passes} passes while it ran");
+}
+
+/// Records wait in runs that a batch cuts anywhere: what it says of the lane is where its own records end.
+#[test]
+fn each_batch_says_where_it_was_cut() {
+    const N: usize = 30_000;
+    let text = |i: usize| "x".repeat(i * 37 % 120);
+    let dir = Scratch::new();
+    let mut s = settings(&dir);
+    // Nothing is due before all of it waits: half of the lane stays empty, and its writer lives.
+    s.lane_bytes = 8 << 20;
+    s.grace = Duration::from_secs(600);
+    let child = fork_and(|| {
+        let _guard = spillring::init_with(&s).unwrap();
+        for i in 0..N {
+            spillring::info!("{}", text(i));
+        }
+        let st = spillring::writer::status();
+        assert!(st.spilled == 0 && st.lost == 0, "{st:?}");
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    let (mut d, begun, mut read) = (drain_of(&s), Instant::now(), 0);
+    while read < N as u64 {
+        let p = d.pass(false).unwrap();
+        read += p.read;
+        assert!(p.written == 0 && begun.elapsed() < Duration::from_secs(30), "{p:?}");
+    }
+    assert_eq!(d.pass(true).unwrap().written, N as u64);
+    let journal = DrainConfig::new(&s, s.channel_dir()).0.journal_dir;
+    let mut ends = Vec::new();
+    let mut r = Reader::open(&journal).unwrap();
+    while let Some(item) = r.next_batch().unwrap() {
+        let Item::Batch(b) = item else { panic!("{item:?}") };
+        ends.push((b.position().segment.to_string(), b.header().end(), b.header().end_record()));
+    }
+    assert!(ends.len() > 2, "{ends:?}");
+    for (segment, end, records) in ends {
+        // As if the drain had been killed behind this batch.
+        let all = std::fs::read(journal.join(&segment)).unwrap();
+        let storage = MemStorage::new([(segment, all[..end as usize].to_vec())].into(), 1);
+        let (_, recovered) = Journal::open(storage, Default::default(), 0).unwrap();
+        let cursors = recovered.cursors.iter().filter(|(k, _)| k.part == 0 && k.nonce != 0);
+        let at: Vec<_> = cursors.filter_map(|(_, v)| LaneCursor::decode(v)).collect();
+        // The thread's note, and then each record: its header, the text's length, the text.
+        let size = |i: usize| (24 + 4 + text(i).len() as u64).next_multiple_of(8);
+        let position = 24 + 32 + (0..records as usize).map(size).sum::<u64>();
+        assert_eq!((at.len(), at[0].count, at[0].position), (1, records, position));
+    }
+    // SAFETY: a child of ours.
+    unsafe { libc::kill(child.pid(), libc::SIGKILL) };
+    assert_eq!(child.wait(), libc::SIGKILL);
+    finish(&mut d);
+    assert_eq!(journal_texts(&s).len(), N);
 }
 
 #[test]

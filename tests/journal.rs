@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use spillring::error::Code;
 use spillring::journal::{
-    CursorKey, DirStorage, Item, Journal, Loss, MemStorage, Op, Options, Position, Reader, Segment,
+    CursorKey, DirStorage, Item, Journal, Loss, MemStorage, Op, Options, Position, Reader, Record, Segment,
     SiteFacts, Source, Standing, Storage, Sync, ThreadFacts, kind,
 };
 
@@ -258,6 +258,56 @@ fn check(files: &Files, models: &[Model], mark: Option<u64>, id: u64, deep: bool
         assert_eq!(numbers(&read_all(&m)), (first..model.next + 2).collect::<Vec<_>>());
     }
     log
+}
+
+/// What is encoded beforehand and taken in any portions is what single records would have been.
+#[test]
+fn encoded_records_are_the_same_ones() {
+    let times = [5, 5, 7, 9, 9, 12];
+    let run = |taking: bool, most: usize, until: i64, from: i64| {
+        let (storage, mut j) = fresh(keep_all());
+        let thread = put_thread(&mut j, 1);
+        let sites = [put_site(&mut j, 1), put_site(&mut j, 2)];
+        let one = |i: usize| (sites[i / 2 % 2], T0 + times[i], payload(i as u64));
+        let mut encoded = Vec::new();
+        let mut all = times.len();
+        if taking {
+            for i in 0..times.len() {
+                let (site, utc_ns, p) = one(i);
+                let r =
+                    Record { site, thread, kind: kind::LOG, flags: 0, utc_ns, ticks: i as u64, payload: &p };
+                r.encode(&mut encoded);
+            }
+            assert_eq!(Record::first_time(&encoded), T0 + 5);
+            let taken = j.take(&encoded, T0 + from, T0 + until, most).unwrap();
+            all = taken.records as usize;
+            let bytes: usize = (0..all).map(|i| payload(i as u64).len()).sum();
+            assert_eq!((taken.payload, taken.last_time), (bytes as u64, T0 + times[all - 1].max(from)));
+            assert_eq!(Record::first_len(&encoded), j.take(&encoded, 0, 0, 0).unwrap().bytes);
+            j.abort();
+            assert_eq!(j.take(&encoded[..taken.bytes], T0 + from, i64::MAX, usize::MAX).unwrap(), taken);
+        } else {
+            all = (0..all).take_while(|i| *i == 0 || T0 + times[*i] <= T0 + until).count();
+            all = if most == 0 { 1 } else { all };
+            for i in 0..all {
+                let (site, utc, p) = one(i);
+                j.record(kind::LOG, 0, thread, site, utc.max(T0 + from), i as u64, &p).unwrap();
+            }
+        }
+        assert_eq!(j.commit(T0).unwrap().records as usize, all);
+        storage.files()
+    };
+    for (most, until, from) in
+        [(1 << 20, 100, 0), (1 << 20, 9, 0), (1 << 20, 4, 0), (0, 100, 0), (1 << 20, 100, 8)]
+    {
+        assert_eq!(run(true, most, until, from), run(false, most, until, from), "{most} {until} {from}");
+    }
+    let (_, mut j) = fresh(keep_all());
+    let mut bad = Vec::new();
+    let r = Record { site: 7, thread: 0, kind: kind::LOG, flags: 0, utc_ns: T0, ticks: 0, payload: b"" };
+    r.encode(&mut bad);
+    assert_eq!(j.take(&bad, 0, T0, 1 << 20).unwrap_err().code, Code::BadValue);
+    assert!(!j.pending());
 }
 
 #[test]
