@@ -201,7 +201,7 @@ struct Slow {
 pub struct Limits {
     /// Bytes of the spill read and checksums computed in one snapshot (one frame or window at least).
     pub parse: u64,
-    /// Bytes taken from one lane.
+    /// Bytes taken from one lane (one record at least).
     pub lane: u64,
 }
 
@@ -514,53 +514,27 @@ impl Snapshot {
             behind <= capacity && tail.is_multiple_of(8) && at.is_multiple_of(8),
             "lane {lane}: tail {tail} is outside [{at}, +{capacity}]"
         );
-        let take = behind.min(limits.lane.max(capacity / 2));
         let mut buf = std::mem::take(&mut self.lane_buf);
-        // Longer is good enough: what is not read anew is not looked at, and clearing it costs a tenth of a copy.
-        if buf.len() < take as usize {
-            buf.resize(take as usize, 0);
-        }
-        let data = &mut buf[..take as usize];
-        let index = at & (capacity - 1);
-        let first = take.min(capacity - index);
-        ring.lane_read(lane, index, &mut data[..first as usize]);
-        ring.lane_read(lane, 0, &mut data[first as usize..]);
-        let data = &*data;
-
-        // Positions are relative to `at` from here on. The record at or behind `p` (a PAD may come first):
-        // where it stands, its length, its kind; None where what was taken ends.
-        let next = |p: u64| -> Result<Option<(u64, u64, u8)>, Violation> {
-            if p >= take {
-                return Ok(None);
+        let mut take = behind.min(limits.lane);
+        let window = loop {
+            // Longer is good enough: what is not read anew is not looked at.
+            if buf.len() < take as usize {
+                buf.resize(take as usize, 0);
             }
-            let mut q = p;
-            let mut to_end = capacity - (at.wrapping_add(q) & (capacity - 1));
-            let (mut len, mut kind) = word0(&data[q as usize..]);
-            if kind == record::PAD {
-                check!(len == to_end, "lane {lane}: PAD of {len} bytes, {to_end} before the wrap");
-                q += to_end;
-                to_end = capacity;
-                if q >= take {
-                    check!(take < behind, "lane {lane}: PAD at the tail");
-                    return Ok(None);
-                }
-                (len, kind) = word0(&data[q as usize..]);
+            let data = &mut buf[..take as usize];
+            let index = at & (capacity - 1);
+            let first = take.min(capacity - index);
+            ring.lane_read(lane, index, &mut data[..first as usize]);
+            ring.lane_read(lane, 0, &mut data[first as usize..]);
+            let enough = behind.min(capacity / 2);
+            if take >= enough || (Window { lane, capacity, at, behind, data }).next(0)?.is_some() {
+                break Window { lane, capacity, at, behind, data: &buf[..take as usize] };
             }
-            let n = crate::lane::round8(len);
-            let fits = len >= record::HEADER && n <= to_end && n <= capacity / 4 && len <= MAX_RECORD;
-            check!(fits, "lane {lane}: record of {len} bytes at {}", at.wrapping_add(q));
-            let known = matches!(kind, record::RECORD | record::CAPTURE | record::THREAD | record::LOSS);
-            check!(known, "lane {lane}: a record of kind {kind}");
-            let note = len == record::HEADER + record::THREAD_LEN;
-            check!(kind != record::THREAD || note, "lane {lane}: THREAD note of {len} bytes");
-            let marker = len == record::HEADER + 8;
-            check!(kind != record::LOSS || marker, "lane {lane}: LOSS marker of {len} bytes");
-            if q + n > take {
-                check!(take < behind, "lane {lane}: a record reaches over the tail");
-                return Ok(None);
-            }
-            Ok(Some((q, len, kind)))
+            // The largest record with the largest PAD before it is not longer.
+            take = enough;
         };
+        let next = |p| window.next(p);
+        let data = window.data;
         let word_at = |q: u64| u64::from_le_bytes(data[q as usize..][..8].try_into().expect("8 bytes"));
 
         // A thread takes a lane only when its last owner is gone, and the spill is in the order of the
@@ -779,6 +753,56 @@ impl Snapshot {
     }
 }
 
+/// Bytes of a lane, copied. Positions in it are relative to `at`.
+struct Window<'a> {
+    lane: u32,
+    capacity: u64,
+    at: u64,
+    /// Bytes up to the lane's tail, which may be more than were copied.
+    behind: u64,
+    data: &'a [u8],
+}
+
+impl Window<'_> {
+    /// The record at or behind `p` (a PAD may come first): where it stands, its length, its kind; None where
+    /// what was copied ends.
+    #[inline]
+    fn next(&self, p: u64) -> Result<Option<(u64, u64, u8)>, Violation> {
+        let &Window { lane, capacity, at, behind, data } = self;
+        let take = data.len() as u64;
+        if p >= take {
+            return Ok(None);
+        }
+        let mut q = p;
+        let mut to_end = capacity - (at.wrapping_add(q) & (capacity - 1));
+        let (mut len, mut kind) = word0(&data[q as usize..]);
+        if kind == record::PAD {
+            check!(len == to_end, "lane {lane}: PAD of {len} bytes, {to_end} before the wrap");
+            q += to_end;
+            to_end = capacity;
+            if q >= take {
+                check!(take < behind, "lane {lane}: PAD at the tail");
+                return Ok(None);
+            }
+            (len, kind) = word0(&data[q as usize..]);
+        }
+        let n = crate::lane::round8(len);
+        let fits = len >= record::HEADER && n <= to_end && n <= capacity / 4 && len <= MAX_RECORD;
+        check!(fits, "lane {lane}: record of {len} bytes at {}", at.wrapping_add(q));
+        let known = matches!(kind, record::RECORD | record::CAPTURE | record::THREAD | record::LOSS);
+        check!(known, "lane {lane}: a record of kind {kind}");
+        let note = len == record::HEADER + record::THREAD_LEN;
+        check!(kind != record::THREAD || note, "lane {lane}: THREAD note of {len} bytes");
+        let marker = len == record::HEADER + 8;
+        check!(kind != record::LOSS || marker, "lane {lane}: LOSS marker of {len} bytes");
+        if q + n > take {
+            check!(take < behind, "lane {lane}: a record reaches over the tail");
+            return Ok(None);
+        }
+        Ok(Some((q, len, kind)))
+    }
+}
+
 fn word0(b: &[u8]) -> (u64, u8) {
     let w = u64::from_le_bytes(b[..8].try_into().expect("8 bytes"));
     (w & 0xffff_ffff, (w >> 32) as u8)
@@ -847,7 +871,7 @@ mod tests {
             u32::from(!self.lane.is_empty())
         }
         fn lane_capacity(&self, _: u32) -> u64 {
-            4096
+            (self.lane.len() as u64).next_power_of_two().max(4096)
         }
         fn lane_tail(&self, _: u32) -> u64 {
             self.lane.len() as u64
@@ -1005,6 +1029,45 @@ mod tests {
         // The heir's first record, what it spilled, its second one.
         assert_eq!(of(2), [vec![true], vec![false; 20], vec![true]].concat());
         assert!(passes > 3 && most < 20, "{most} frames waited in {passes} passes");
+    }
+
+    #[test]
+    fn a_lane_is_read_in_pieces() {
+        let record = |i: u64, len: u64| {
+            let kind = if i == 0 { record::THREAD } else { record::RECORD };
+            let mut r = record::word0(len, kind).to_le_bytes().to_vec();
+            r.extend(i.to_le_bytes());
+            r.resize(record::HEADER as usize, 0);
+            r.push(1);
+            r.resize(crate::lane::round8(len) as usize, 0);
+            r
+        };
+        // Small ones, large ones, small ones again.
+        let len = |i: u64| match i {
+            0 => record::HEADER + record::THREAD_LEN,
+            1000 | 1001 => 256 << 10,
+            _ => record::HEADER + i % 400,
+        };
+        let lane: Vec<u8> = (0..8000).flat_map(|i| record(i, len(i))).collect();
+        let r = Ring { lane, ..ring(&[]) };
+        for (limit, passes) in [(u64::MAX, 1..=1), (1 << 20, 2..=4), (5000, 40..=100), (0, 2..=4)] {
+            let lanes = vec![LaneAt::default()];
+            let mut s = Snapshot::new(NONCE, lanes, (0, Ranges::default()), (0, Ranges::default()));
+            let (mut next, mut n) = (1, 0);
+            while s.lanes[0].at < r.lane_tail(0) {
+                let seen = s.pass(&r, Limits { parse: 4096, lane: limit }, false, |item| {
+                    if let Item::Record { ticks, payload, .. } = item {
+                        assert_eq!((ticks, payload.len() as u64), (next, len(next) - record::HEADER));
+                        next += 1;
+                    }
+                });
+                n += 1;
+                assert_eq!(seen.expect("healthy").lanes_cut, s.lanes[0].at < r.lane_tail(0));
+                assert!(n < 10_000, "no progress at {next}");
+            }
+            assert_eq!(next, 8000);
+            assert!(passes.contains(&n), "{n} passes of {limit} bytes");
+        }
     }
 
     #[test]

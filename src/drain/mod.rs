@@ -41,8 +41,8 @@ const BATCH: usize = 1 << 20;
 const QUEUED: usize = 16 << 20;
 /// Bytes of spill frames parsed in one look at a ring.
 const PARSE: u64 = 1 << 20;
-/// Bytes taken from one lane in a pass.
-const LANE_TAKE: u64 = 1 << 20;
+/// Bytes taken from one lane in a pass: the processor's cache holds them together with what is made of them.
+const LANE_TAKE: u64 = 256 << 10;
 /// How often a spinning drain refreshes the clock of those who log by its word: each time costs them a cache
 /// miss.
 const TICK_NS: u64 = 5_000;
