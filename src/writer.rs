@@ -33,6 +33,7 @@ use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
 use attach::{Policy, Ring};
 use core::cell::{Cell, UnsafeCell};
+use core::mem::MaybeUninit;
 use time::{At, Now, Stamp};
 
 /// Memory of a ring that this process maps, from the address of this value on. Opaque and of no size:
@@ -347,14 +348,12 @@ impl<R: Source> Env<R> for Call<'_> {
         if matches!(ring.policy, Policy::DropNewest) || r.size() > crate::layout::ring::MAX_RECORD {
             return Append::Refused;
         }
-        // No file is opened here without need, but where it is, a cancelled thread would end.
-        let _uncancelled = sys::thread::CancelDisabled::new();
         let _errno = SavedErrno::save();
         let began = sys::time::monotonic_ns();
-        if ring.quota.closed(began) {
+        if !ring.quota.may_spill(ring, began) {
             return Append::Refused;
         }
-        let out = append_frame(ring, key, r, began);
+        let out = append_frame(ring, key, r);
         let took = sys::time::monotonic_ns() - began;
         let lane = self.block.lane.load(Relaxed);
         let (calls, longest) = if lane.is_null() {
@@ -369,7 +368,9 @@ impl<R: Source> Env<R> for Call<'_> {
             }
         };
         calls.local_add(1);
-        longest.fetch_max(took, Relaxed);
+        if took > longest.load(Relaxed) {
+            longest.fetch_max(took, Relaxed);
+        }
         out
     }
 
@@ -398,77 +399,92 @@ impl<R: Source> Env<R> for Call<'_> {
 
 /// Pieces up to this are always gathered: a number is a piece that is gone when the next one comes.
 const SMALL: usize = 32;
-/// Longer ones up to this too, while there is room, so that a record of many arguments needs few parts.
+/// Longer ones up to this too, while there is room, so that most frames are one part, and a record of many
+/// arguments has few.
 const GATHER: usize = 256;
 /// Bytes that the small pieces of one record may take: header, site (its header, types, padding, four
-/// strings), and for each argument the length of a string and a short string.
-const SMALLS: usize = 24 + 24 + 16 + 8 + 4 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL);
-const GATHERED: usize = SMALLS + 512;
+/// strings), for each argument the length of a string and a short string, and the frame's padding.
+const SMALLS: usize = 24 + 24 + 16 + 8 + 4 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL) + 8;
+const ROOM: usize = spill::PREFIX + SMALLS + 512;
 const PARTS: usize = 48;
 
-fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R, now: u64) -> Append {
-    let fd = ring.spill_fd;
-    // Programs close and reuse descriptors (closefrom in a daemon's start): never write to another
-    // file. What is left is the instant between this check and the append.
-    match sys::file::fstat(fd) {
-        Ok(st) if st.id == ring.files.spill_id => {
-            if !ring.quota.may_spill(ring, st.allocated, now) {
-                return Append::Refused;
-            }
-        }
-        _ => return Append::Refused,
+/// A frame on its way into the kernel: what is short stands side by side in `room`, what is long where it is.
+struct Frame {
+    room: [MaybeUninit<u8>; ROOM],
+    used: usize,
+    parts: [MaybeUninit<libc::iovec>; PARTS],
+    count: usize,
+    whole: bool,
+}
+
+impl Frame {
+    /// Room for the prefix, which is known last: it holds the checksum.
+    #[inline(always)]
+    fn new() -> Frame {
+        let room = [const { MaybeUninit::uninit() }; ROOM];
+        Frame { room, used: 0, parts: [const { MaybeUninit::uninit() }; PARTS], count: 0, whole: true }
     }
-    let size = r.size();
-    let ticks = attach::now();
-    // Two passes over the pieces: one for the checksum, one for the parts.
-    let mut crc = spill::Checksum::new(key, size);
-    r.pieces(ticks, &mut |p| crc.add(p));
-    let prefix = crc.prefix(ring.nonce);
-    let mut gathered = [0u8; GATHERED];
-    let mut used = 0;
-    let mut parts = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; PARTS];
-    let mut n = 0;
-    let mut whole = true;
-    let mut push = |base: *const u8, len: usize| {
-        // SAFETY (of the arithmetic below): none needed, addresses are only compared.
-        if n > 0 && (parts[n - 1].iov_base as usize) + parts[n - 1].iov_len == base as usize {
-            parts[n - 1].iov_len += len;
-        } else if n < PARTS {
-            parts[n] = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len };
-            n += 1;
-        } else {
-            whole = false;
-        }
-    };
-    push(prefix.as_ptr(), prefix.len());
-    let gather = gathered.as_mut_ptr();
-    r.pieces(ticks, &mut |p| {
-        let gather_it = p.len() <= SMALL || p.len() <= GATHER && used + p.len() <= GATHERED - SMALLS;
-        if gather_it && used + p.len() <= GATHERED {
-            // SAFETY: inside `gathered`, which no other piece lies in.
-            let to = unsafe {
-                let to = gather.add(used);
-                core::ptr::copy_nonoverlapping(p.as_ptr(), to, p.len());
-                to
-            };
-            used += p.len();
-            push(to, p.len());
-        } else {
+    fn piece(&mut self, p: &[u8]) {
+        let small = p.len() <= SMALL || p.len() <= GATHER && self.used + p.len() <= ROOM - SMALLS;
+        if !small || self.used + p.len() > ROOM {
             debug_assert!(p.len() > SMALL, "a short piece does not outlive its turn");
-            push(p.as_ptr(), p.len());
+            return self.part(p.as_ptr(), p.len());
         }
-    });
-    const ZEROS: [u8; 8] = [0; 8];
+        let at = self.used;
+        self.used += p.len();
+        // SAFETY: inside `room`, which nothing else lies in.
+        let to = unsafe {
+            let to = self.room.as_mut_ptr().cast::<u8>().add(at);
+            core::ptr::copy_nonoverlapping(p.as_ptr(), to, p.len());
+            to
+        };
+        self.part(to, p.len());
+    }
+    fn part(&mut self, base: *const u8, len: usize) {
+        if let Some(last) = self.parts().last_mut()
+            && last.iov_base as usize + last.iov_len == base as usize
+        {
+            last.iov_len += len;
+        } else if self.count < PARTS {
+            self.parts[self.count].write(libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len });
+            self.count += 1;
+        } else {
+            self.whole = false;
+        }
+    }
+    fn parts(&mut self) -> &mut [libc::iovec] {
+        // SAFETY: so many are written.
+        unsafe { core::slice::from_raw_parts_mut(self.parts.as_mut_ptr().cast(), self.count) }
+    }
+}
+
+fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R) -> Append {
+    let size = r.size();
+    let mut f = Frame::new();
+    f.piece(&[0; spill::PREFIX]);
+    r.pieces(attach::now(), &mut |p| f.piece(p));
+    let mut crc = spill::Checksum::new(key, size);
+    let mut skip = spill::PREFIX;
+    for p in f.parts() {
+        // SAFETY: a part of `room`, or a piece that stays where it is until the call is over.
+        crc.add(unsafe { &core::slice::from_raw_parts(p.iov_base.cast::<u8>(), p.iov_len)[skip..] });
+        skip = 0;
+    }
+    let prefix = crc.prefix(ring.nonce);
+    // SAFETY: `room` begins with the place of the prefix.
+    unsafe { core::ptr::copy_nonoverlapping(prefix.as_ptr(), f.room.as_mut_ptr().cast(), prefix.len()) };
     let pad = (crate::lane::round8(spill::frame_len(size)) - spill::frame_len(size)) as usize;
-    push(ZEROS.as_ptr(), pad);
-    if !whole {
+    f.piece(&[0; 8][..pad]);
+    // As late as can be. What is left is the instant between this look and the append.
+    if !f.whole || !ring.spill_is_ours() {
         return Append::Refused;
     }
     // A full fence, so that what this thread published before is visible before the frame: the inode
     // lock alone is not one on aarch64. On x86 the LOCK xadd of the reservation was.
     #[cfg(not(target_arch = "x86_64"))]
     crate::sync::fence(SeqCst);
-    match sys::file::append(fd, &parts[..n]) {
+    let end = ring.word(word::SPILL_SIZE).load(Relaxed);
+    match sys::file::append(ring.spill_fd, f.parts(), end) {
         Ok(w) if w == spill::frame_len(size) as usize + pad => Append::Whole,
         Ok(0) | Err(_) => Append::Refused,
         Ok(_) => Append::Short,

@@ -993,7 +993,7 @@ fn unlink_order() {
     let mut v = c.open_ring(files.stem).unwrap();
     assert_eq!(v.punch_spill(0, 4096).unwrap_err().code, Code::BadValue);
     let part = libc::iovec { iov_base: [7u8; 8192].as_mut_ptr().cast(), iov_len: 8192 };
-    assert_eq!(file::append(files.spill.raw(), &[part]).unwrap(), 8192);
+    assert_eq!(file::append(files.spill.raw(), &[part], 0).unwrap(), 8192);
     v.punch_spill(4096, 4096).unwrap();
     let st = v.spill_stat().unwrap();
     assert_eq!((st.size, st.allocated), (4096 + 8192, 8192));

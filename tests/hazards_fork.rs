@@ -39,6 +39,7 @@ fn main() {
         ("child_that_closes_all_descriptors", None, child_closes_all),
         ("parent_that_closed_all_descriptors_forks", None, parent_closed_all),
         ("reused_descriptor_numbers_are_never_written", None, reused_numbers),
+        ("a_moved_descriptor_is_still_the_spill", None, moved_position),
         ("lane_of_a_dead_thread_after_fork_is_not_overwritten", None, stale_released),
     ])
 }
@@ -885,6 +886,27 @@ fn reused_numbers() {
     assert!(lost > 0);
     assert_eq!(j.totals.lost, lost);
     assert_eq!(counts(&j.texts), [("c".into(), 1), ("p".into(), 3000 - lost)].into());
+}
+
+/// The spill's descriptor is known by its position; who moves that of every descriptor loses nothing.
+fn moved_position() {
+    let dir = Scratch::new();
+    let s = small(&dir);
+    let out = shared_words();
+    let child = producer(&s, || {
+        for i in 0..3000 {
+            if i % 1000 == 500 {
+                (3..4096).for_each(|fd| unsafe {
+                    libc::lseek(fd, 0, libc::SEEK_SET);
+                });
+            }
+            info!("p {}", i);
+        }
+        out[0].store(spillring::writer::status().spilled, SeqCst);
+    });
+    let j = drained_after(&s, child);
+    assert!(out[0].load(SeqCst) > 2000);
+    assert_eq!(counts(&j.clean().texts), [("p".into(), 3000)].into());
 }
 
 /// A thread that logged before the fork remembers how far its lane was released. In the child it takes

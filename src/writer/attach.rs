@@ -66,6 +66,8 @@ pub(super) struct Ring {
     /// O_RDONLY, for the private copy in a forked child.
     pub read_fd: AtomicI32,
     pub spill_fd: i32,
+    /// Where it stands: a position that no other descriptor has.
+    pub spill_mark: u64,
     /// Logical size that the spill file may reach.
     pub spill_limit: u64,
     /// Blocks that it may take.
@@ -114,6 +116,19 @@ impl Ring {
     }
     pub fn slot_word(&self, slot: u32, at: u64) -> &AtomicU64 {
         self.word(self.geometry.slot(slot) + at)
+    }
+    /// Whether the spill's descriptor still is the spill: programs close and reuse descriptors (closefrom in a
+    /// daemon's start). Appends do not move its position, and asking for that costs little more than entering
+    /// the kernel; fstat half as much again. Who moved it all the same is put right.
+    pub fn spill_is_ours(&self) -> bool {
+        if sys::file::position(self.spill_fd) == Some(self.spill_mark) {
+            return true;
+        }
+        let ours = sys::file::is_same_file(self.spill_fd, self.files.spill_id);
+        if ours {
+            sys::file::set_position(self.spill_fd, self.spill_mark);
+        }
+        ours
     }
 }
 
@@ -424,6 +439,8 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         pid: files.stem.pid,
         read_fd: AtomicI32::new(-1),
         spill_fd: files.spill.raw(),
+        // Beyond 4 TiB, where nobody is by chance, and below the longest file of any file system.
+        spill_mark: 1 << 42 | files.stem.nonce & ((1 << 42) - 1),
         spill_limit,
         quota: Quota::new(config.spill_quota),
         policy: config.policy,

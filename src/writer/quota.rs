@@ -2,16 +2,20 @@
 //!
 //! No word has writers in two processes, so the processes of a channel share a quota without a common count:
 //! each looks at the blocks of all spill files (fstat, for space is given back by holes) and allows itself
-//! what is left. A look costs more than an append, so it holds for [`LOOK_EVERY`] calls and [`LOOK_NS`], and a
-//! process may exceed the quota by what it appends in between. Everything here is async-signal-safe.
+//! what is left. A look costs more than an append, so it holds until this process has appended a part of what
+//! it found left, and for [`LOOK_NS`]; by so much it may exceed the quota. Everything here is
+//! async-signal-safe.
 
 use super::attach::Ring;
 use crate::channel::ChannelPaths;
+use crate::layout::ring::word;
 use crate::sync::{AtomicU64, Ordering::*};
 use crate::sys;
 
-/// Spill calls for which a look at the room holds.
-const LOOK_EVERY: u64 = 64;
+/// A look holds for this part of the bytes it found left,
+const LOOK_PART: u64 = 16;
+/// but at least, and at most, for so many.
+const LOOK_BYTES: (u64, u64) = (16 << 10, 1 << 20);
 /// How long it holds, ns.
 const LOOK_NS: u64 = 100_000_000;
 /// How long the answer "no" holds without the kernel being asked at all, ns: a flood of losses should not
@@ -23,10 +27,10 @@ const CLOSED_NS: u64 = 1_000_000;
 pub(super) struct Quota {
     /// Bytes for all spill files of the channel; `None`: a quarter of what there is.
     limit: Option<u64>,
-    /// How far this process's file may grow, as found by the last look; 0 = nobody has looked yet.
-    room: AtomicU64,
-    /// Calls that asked, and when (CLOCK_MONOTONIC, ns) the last look was.
-    asked: AtomicU64,
+    /// How long this process's spill may be, in bytes ever appended, before somebody looks again; 0 = nobody
+    /// has looked yet.
+    until: AtomicU64,
+    /// When (CLOCK_MONOTONIC, ns) the last look was.
     looked: AtomicU64,
     /// Until when the answer is no.
     closed: AtomicU64,
@@ -34,26 +38,24 @@ pub(super) struct Quota {
 
 impl Quota {
     pub const fn new(limit: Option<u64>) -> Quota {
-        let [room, asked, looked, closed] = [const { AtomicU64::new(0) }; 4];
-        Quota { limit, room, asked, looked, closed }
+        let [until, looked, closed] = [const { AtomicU64::new(0) }; 3];
+        Quota { limit, until, looked, closed }
     }
 
-    /// Whether the last answer was no, a moment ago (`now`: CLOCK_MONOTONIC, ns).
-    pub fn closed(&self, now: u64) -> bool {
-        now < self.closed.load(Relaxed)
-    }
-
-    /// Whether the spill of this process, which has `allocated` bytes of blocks, may grow.
-    pub fn may_spill(&self, ring: &Ring, allocated: u64, now: u64) -> bool {
-        // A first look counts for nobody else until it is over: then everybody looks.
-        let due = self.asked.fetch_add(1, Relaxed).is_multiple_of(LOOK_EVERY)
-            || self.room.load(Relaxed) == 0
-            || now.saturating_sub(self.looked.load(Relaxed)) >= LOOK_NS;
-        if due {
-            self.look(ring, allocated, now);
+    /// Whether the spill of this process may grow. `now`: CLOCK_MONOTONIC, ns. What the call that asks wants
+    /// to append is reserved already.
+    pub fn may_spill(&self, ring: &Ring, now: u64) -> bool {
+        if now < self.closed.load(Relaxed) {
+            return false;
         }
-        let yes = allocated <= self.room.load(Relaxed);
+        let appended = ring.word(word::SPILL_SIZE).load(Relaxed);
+        if appended <= self.until.load(Relaxed) && now.saturating_sub(self.looked.load(Relaxed)) < LOOK_NS {
+            return true;
+        }
+        let yes = self.look(ring, appended, now);
         if !yes {
+            // Blocks are gone, whatever bytes are left: a smaller record has to ask, too.
+            self.until.store(0, Relaxed);
             // What the next look finds may be another answer: it comes with the first call after this pause.
             self.closed.store(now + CLOSED_NS, Relaxed);
         }
@@ -61,7 +63,13 @@ impl Quota {
     }
 
     #[cold]
-    fn look(&self, ring: &Ring, allocated: u64, now: u64) {
+    fn look(&self, ring: &Ring, appended: u64, now: u64) -> bool {
+        // Files are opened here, and that is where a cancelled thread ends: in the midst of a call.
+        let _uncancelled = sys::thread::CancelDisabled::new();
+        let allocated = match sys::file::fstat(ring.spill_fd) {
+            Ok(st) if st.id == ring.files.spill_id => st.allocated,
+            _ => return false,
+        };
         let room = match (self.limit, super::attach::channel_paths()) {
             (Some(limit), Some(paths)) => share(limit, allocated, others(paths, ring)),
             (Some(limit), None) => limit,
@@ -74,8 +82,11 @@ impl Quota {
                 free.min(room).saturating_add(allocated) / 4
             }
         };
-        self.room.store(room.max(1), Relaxed);
+        let Some(left) = room.checked_sub(allocated) else { return false };
+        let holds = (left / LOOK_PART).clamp(LOOK_BYTES.0, LOOK_BYTES.1).min(left);
+        self.until.store(appended + holds, Relaxed);
         self.looked.store(now, Relaxed);
+        true
     }
 }
 
