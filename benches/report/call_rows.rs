@@ -11,6 +11,7 @@ use crate::{Bench, Mode};
 use spillring::channel::{Channel, Role};
 use spillring::env::{Clock, Overflow};
 use spillring::lane::shared::position;
+use spillring::layout::ctl;
 use spillring::layout::ring::{ack, word};
 use spillring::ringview::View;
 use spillring::snapshot::RingRead;
@@ -81,11 +82,26 @@ pub fn call_child(b: &Bench, args: &[&str]) -> Result<Done> {
             _ => means(size, bytes, &lane, ours, floor),
         }
     };
+    let calls = |s: Size| (s.pairs * s.bursts) as u64 * s.calls;
+    let mut made = 2 * (calls(size) + calls(warm));
+    let mut done = Done::pairs(pairs).note(format!("{} calls of each side", calls(size)));
+    if kind == "tick" {
+        // What is left of the floor without its rdtsc, with the same drain; in turn in one lane.
+        let ring = FloorRing::create::<(i32, f64, &str)>(&dir, 1, capacity)?;
+        let lane = ring.lane(0);
+        let channel = place.channel()?;
+        let word = channel.ctl().word(ctl::TICK);
+        let without = |i: u64| lane.text_at(word, black_box(i as i32), 0.5, black_box(TEXT));
+        let with = |i: u64| lane.text(black_box(i as i32), 0.5, black_box(TEXT));
+        let sides = means(size, 2 * text_bytes(TEXT.len()), &lane, without, with).sides();
+        made += 2 * calls(size);
+        done = done.number("the floor by the drain's clock", sides.0, "ns");
+        done = done.number("beside it the floor", sides.1, "ns");
+    }
     drop(guard);
     drain.end()?;
-    let calls = |s: Size| (s.pairs * s.bursts) as u64 * s.calls;
-    lossless(&place, 2 * (calls(size) + calls(warm)), false)?;
-    Ok(Done::pairs(pairs).note(format!("{} calls of each side", calls(size))))
+    lossless(&place, made, false)?;
+    Ok(done)
 }
 
 /// The call in the middle of what happens.

@@ -141,11 +141,11 @@ impl FloorLane<'_> {
     /// # Safety
     /// `p` has room for them.
     #[inline(always)]
-    unsafe fn head(p: *mut u8, len: u64) {
+    unsafe fn head(p: *mut u8, len: u64, ticks: u64) {
         // SAFETY: by the caller.
         unsafe {
             p.cast::<u64>().write(record::word0(len, record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(ticks());
+            p.add(record::TICKS as usize).cast::<u64>().write(ticks);
             p.add(record::SITE as usize).cast::<u64>().write(SITE);
         }
     }
@@ -153,10 +153,10 @@ impl FloorLane<'_> {
     /// # Safety
     /// `p` has room for the record.
     #[inline(always)]
-    unsafe fn put_text(p: *mut u8, len: u64, a: i32, b: f64, s: &str) {
+    unsafe fn put_text(p: *mut u8, len: u64, ticks: u64, a: i32, b: f64, s: &str) {
         // SAFETY: by the caller.
         unsafe {
-            Self::head(p, len);
+            Self::head(p, len, ticks);
             let p = p.add(record::HEADER as usize);
             p.cast::<i32>().write_unaligned(a);
             p.add(4).cast::<f64>().write_unaligned(b);
@@ -183,7 +183,16 @@ impl FloorLane<'_> {
     pub fn text(&self, a: i32, b: f64, s: &str) {
         let len = record::HEADER + 16 + s.len() as u64;
         // SAFETY: the caller has seen to it that there is room.
-        unsafe { Self::put_text(self.here(), len, a, b, s) };
+        unsafe { Self::put_text(self.here(), len, ticks(), a, b, s) };
+        self.publish(round8(len));
+    }
+
+    /// The same with a time that somebody else has read.
+    #[inline(never)]
+    pub fn text_at(&self, time: &AtomicU64, a: i32, b: f64, s: &str) {
+        let len = record::HEADER + 16 + s.len() as u64;
+        // SAFETY: the caller has seen to it that there is room.
+        unsafe { Self::put_text(self.here(), len, time.load(Relaxed), a, b, s) };
         self.publish(round8(len));
     }
 
@@ -193,7 +202,7 @@ impl FloorLane<'_> {
         // SAFETY: the caller has seen to it that there is room.
         unsafe {
             let p = self.here();
-            Self::head(p, INTS_BYTES);
+            Self::head(p, INTS_BYTES, ticks());
             let p = p.add(record::HEADER as usize);
             p.cast::<u64>().write(a);
             p.add(8).cast::<u32>().write(b);
@@ -211,7 +220,7 @@ impl FloorLane<'_> {
             return false;
         }
         // SAFETY: it was just seen that there is room.
-        unsafe { Self::put_text(self.here(), len, a, b, s) };
+        unsafe { Self::put_text(self.here(), len, ticks(), a, b, s) };
         self.publish(n);
         true
     }
@@ -224,7 +233,7 @@ impl FloorLane<'_> {
             self.at.set(self.at.get() + self.to_end());
         }
         // SAFETY: in one piece inside the lane.
-        unsafe { Self::put_text(self.here(), len, a, b, s) };
+        unsafe { Self::put_text(self.here(), len, ticks(), a, b, s) };
         self.publish(round8(len));
     }
 
