@@ -8,6 +8,38 @@ pub use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
 };
 
+/// The address of a static by its distance from the code: `near!(NAME: Type)`. As a static of another crate the
+/// compiler would load it from the GOT for each use, and calls are inlined into other crates. The library is
+/// linked in whole ([`tls`](crate::tls) asks for the same), so the distance is known.
+macro_rules! near {
+    ($name:ident: $type:ty) => {{
+        let p: *const $type;
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: computes an address and nothing else.
+        unsafe {
+            core::arch::asm!(
+                "lea {p}, [rip + {name}]",
+                p = out(reg) p,
+                name = sym $name,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!(
+                "adrp {p}, {name}",
+                "add {p}, {p}, :lo12:{name}",
+                p = out(reg) p,
+                name = sym $name,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        p
+    }};
+}
+pub(crate) use near;
+
 /// One shared 64-bit word.
 pub trait Word {
     /// Load.

@@ -22,8 +22,8 @@ pub struct Block {
     pub data: AtomicPtr<u8>,
     /// The lane's `released` word in `P.ack`.
     pub released: AtomicPtr<AtomicU64>,
-    /// The last value loaded from it.
-    pub cached: AtomicU64,
+    /// How far the thread may write the lane before it looks there again.
+    pub limit: AtomicU64,
     /// Capacity of the lane, bytes.
     pub capacity: AtomicU64,
     /// Thread number (48 bits) and slot (16 bits); 0 = none yet.

@@ -236,12 +236,11 @@ impl Local for Call<'_> {
         self.block.busy.store(u32::from(v), Relaxed);
     }
     #[inline(always)]
-    fn cached_released(&self) -> u64 {
-        self.block.cached.load(Relaxed)
+    fn limit(&self) -> u64 {
+        self.block.limit.load(Relaxed)
     }
-    #[inline(always)]
-    fn set_cached_released(&self, v: u64) {
-        self.block.cached.store(v, Relaxed);
+    fn set_limit(&self, v: u64) {
+        self.block.limit.store(v, Relaxed);
     }
     #[inline(always)]
     fn fence(&self) {
@@ -497,13 +496,13 @@ fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R) -> Append {
 /// [`init`] is counted ([`status`]) and goes nowhere.
 #[inline(always)]
 pub fn log<A: Args>(site: &'static Site, args: A) {
-    logged(SiteRecord::new(site, args, Now));
+    logged(&SiteRecord::new(site, args, Now));
 }
 
 /// The same at a time that the caller says. Async-signal-safe.
 #[inline(never)]
 pub fn log_at<A: Args>(site: &'static Site, args: A, time: Time) {
-    logged(SiteRecord::new(site, args, At(time.ticks())));
+    logged(&SiteRecord::new(site, args, At(time.ticks())));
 }
 
 /// Logs one record of a site that is not static: the record carries `facts`, so it is longer by as much.
@@ -514,11 +513,22 @@ pub fn log_facts<A: Args>(facts: &SiteFacts<'_>, args: A) {
     attach::published();
 }
 
+/// By reference, so that what goes to the cold functions is a copy that the usual way does not make.
 #[inline(always)]
-fn logged<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
+fn logged<A: Args, T: Stamp>(r: &SiteRecord<A, T>) {
     if r.id == 0 {
-        return first_of_site(r);
+        return first_of_site(*r);
     }
+    if !attach::usual() {
+        return logged_otherwise(*r);
+    }
+    let &SiteRecord { site, id, args, time, .. } = r;
+    call::log(&Call::new(), &SiteRecord { site, id, args, inline_site: 0, time: time.usual() });
+}
+
+/// With another clock than the processor's, or calls that wake a drain.
+#[inline(never)]
+fn logged_otherwise<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
     call::log(&Call::new(), &r);
     attach::published();
 }

@@ -238,7 +238,7 @@ fn handler_fork_spilling() {
     j.texts.retain(|_| *a.next().unwrap());
     j.pids.retain(|_| *b.next().unwrap());
     check_storm(j, out, ROUNDS);
-    assert!(out[1].load(SeqCst) > 50, "{} forks inside a call", out[1].load(SeqCst));
+    assert!(out[1].load(SeqCst) > 25, "{} forks inside a call", out[1].load(SeqCst));
 }
 
 fn handler_fork_first_call() {
@@ -905,7 +905,7 @@ fn moved_position() {
         out[0].store(spillring::writer::status().spilled, SeqCst);
     });
     let j = drained_after(&s, child);
-    assert!(out[0].load(SeqCst) > 2000);
+    assert!(out[0].load(SeqCst) > 1000, "{}", out[0].load(SeqCst));
     assert_eq!(counts(&j.clean().texts), [("p".into(), 3000)].into());
 }
 
@@ -924,12 +924,12 @@ fn stale_released() {
         soon("the drain to have been", || out[1].load(SeqCst) == 1);
         // Until it looks, and remembers what those 40 gave back.
         let mut i = 40;
-        while unsafe { &*spillring::tls::block() }.cached.load(SeqCst) == 0 {
+        let limit = || unsafe { &*spillring::tls::block() }.limit.load(SeqCst);
+        while limit() <= s.lane_bytes {
             info!("p {}", i);
             i += 1;
         }
-        let cached = unsafe { &*spillring::tls::block() }.cached.load(SeqCst);
-        assert!((1000..2000).contains(&cached), "{cached}");
+        assert!(limit() < s.lane_bytes + 2000, "{}", limit());
         out[0].store(i, SeqCst);
         let c = fork_and(|| {
             std::thread::spawn(|| {

@@ -11,10 +11,11 @@ pub trait Local: Clone {
     fn busy(&self) -> bool;
     /// Plain store, kept in program order by the caller's compiler fences.
     fn set_busy(&self, v: bool);
-    /// The last `released` of the lane that this thread has loaded.
-    fn cached_released(&self) -> u64;
+    /// How far this thread may write its lane without looking at what is released
+    /// ([`ThreadLane::limit`]).
+    fn limit(&self) -> u64;
     /// Remembers it.
-    fn set_cached_released(&self, v: u64);
+    fn set_limit(&self, v: u64);
     /// A compiler fence: what is above stays above for a handler of this thread.
     fn fence(&self);
 }
@@ -91,7 +92,8 @@ pub enum Outcome {
 pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
     if env.busy() {
         // By value, here and below: a reference that reaches a cold function would keep everything that
-        // the hot path has in registers in memory.
+        // the hot path has in registers in memory. And last: what comes back from a cold function to the
+        // hot path has to be kept over it, in registers that are saved on each call.
         return nested(env.clone(), r.clone());
     }
     // A handler that comes between the load and this store finds `busy` clear, runs a whole call,
@@ -99,15 +101,33 @@ pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
     env.set_busy(true);
     env.fence();
     // After `busy` is set: a handler that forked in between would leave the child a stale answer.
-    let out = if env.stale() && !env.renew(false) {
+    let stale = env.stale();
+    if !stale
+        && let Some(lane) = env.lane()
+        && lane.write(env, r)
+    {
+        // After the tail store: until then a handler must not take the lane.
+        env.fence();
+        env.set_busy(false);
+        return Outcome::Lane;
+    }
+    unusual(env.clone(), r.clone(), stale)
+}
+
+/// The rest of a call that has set `busy` and written nothing. `stale`: as it was found then; a fork since is
+/// the parent's business.
+#[cold]
+#[inline(never)]
+fn unusual<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R, stale: bool) -> Outcome {
+    let out = if stale && !env.renew(false) {
         Outcome::NoRing
     } else {
         match env.lane() {
-            Some(lane) if lane.write(env, r) => Outcome::Lane,
-            _ => outside(env.clone(), r.clone()),
+            Some(lane) if lane.write_after_a_look(&env, &r) => Outcome::Lane,
+            _ => outside(&env, &r),
         }
     };
-    // After the tail store: until then a handler must not take the lane.
+    // As above.
     env.fence();
     env.set_busy(false);
     out
@@ -128,19 +148,17 @@ fn nested<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
 }
 
 /// The lane would not take it, and the call is not nested.
-#[cold]
-#[inline(never)]
-fn outside<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
+fn outside<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
     if let Some(lane) = env.lane()
         && r.size() <= lane.capacity / 4
     {
         while env.wait_for_room() {
-            if lane.write(&env, &r) {
+            if lane.write_after_a_look(env, r) {
                 return Outcome::Lane;
             }
         }
     }
-    slow(&env, &r)
+    slow(env, r)
 }
 
 /// Shared lane, else spill, else counted. `busy` is set (by this call or by the one below it).
@@ -164,8 +182,8 @@ fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
     }
     lost.local_add(1);
     if let Some(lane) = lane {
-        // Spoil the cached value: the next call of the fast path finds no room, looks, and marks.
-        env.set_cached_released(lane.tail.load(Relaxed).wrapping_sub(lane.capacity));
+        // The next call of the fast path finds no room, looks, and marks.
+        lane.spoil(env);
     }
     Outcome::Lost
 }

@@ -16,7 +16,7 @@
 //! | `cal:R` / `cal:A` | drain (`CAL_SEQ` made even) | readers of the calibration | the line's words |
 //! | `odd:R` / `odd:A` | drain (a word of the line) | readers, before their second look | the odd `CAL_SEQ` that was stored before it |
 //!
-//! Thread-local state (`busy`, the cached `released`) is seen by one thread and its signal handlers
+//! Thread-local state (`busy`, how far the lane may be written without a look) is seen by one thread and its signal handlers
 //! only: compiler fences order it, no processor fence is needed.
 //!
 //! # Who writes, and what is left when the writer dies right there

@@ -5,11 +5,11 @@ use super::{Record, call::Local, round8};
 use crate::layout::ring::record;
 use crate::sync::{Bytes, Ordering::*, Word};
 
-/// Low bits of `WRITTEN`: what of the tail the count belongs to.
-const TAG: u64 = (1 << 23) - 1;
-/// In `WRITTEN`: the last publication was a record (and not a note of the lane's own).
-const COUNTED: u64 = 1 << 23;
-const ONE: u64 = 1 << 24;
+/// `WRITTEN` from its top: 23 bits of the tail (in words of 8) that the count belongs to, the count, and
+/// whether the last publication was a record (and not a note of the lane's own). So a record adds one number.
+const TAG: u32 = 41;
+const ONE: u64 = 2;
+const COUNTED: u64 = 1;
 
 /// The words of one thread lane, as its owner sees them.
 pub struct ThreadLane<'a, W, B> {
@@ -48,81 +48,107 @@ pub struct Place {
     pub n: u64,
 }
 
-/// `count` records were published when the tail was `tail`.
+/// What publishing so many bytes adds to the tag.
+#[inline(always)]
+fn tag(bytes: u64) -> u64 {
+    bytes << (TAG - 3)
+}
+
+/// So many records were published when the tail was `tail`.
 pub fn written_count(written: u64, tail: u64) -> u64 {
-    let count = written >> 24;
-    if written & TAG == (tail >> 3) & TAG {
+    let count = (written & ((1 << TAG) - 1)) / ONE;
+    if written >> TAG == tag(tail) >> TAG {
         count
     } else {
         // The owner died (or is) between the two stores: the last one counted is not published.
-        count.saturating_sub(u64::from(written & COUNTED != 0))
+        count.saturating_sub(written & COUNTED)
     }
 }
 
 /// The `WRITTEN` word of an empty lane whose positions start at `tail`.
 pub fn written_start(tail: u64) -> u64 {
-    (tail >> 3) & TAG
+    tag(tail) | COUNTED
 }
 
 impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
-    #[inline(always)]
     fn place(&self, len: u64) -> Place {
         let n = round8(len);
-        // Only this thread stores the tail, and it is read after `busy` was set: no call of this
-        // thread can move it between this load and the store in `publish`.
         let tail = self.tail.load(Relaxed);
         let to_end = self.capacity - (tail & (self.capacity - 1));
         Place { tail, pad: if n > to_end { to_end } else { 0 }, n }
     }
 
-    #[inline(always)]
     fn fits(&self, p: Place, released: u64) -> bool {
         // A quarter at most: a record and its PAD always fit a lane that has been drained.
         p.n <= self.capacity / 4 && p.tail.wrapping_add(p.pad + p.n).wrapping_sub(released) <= self.capacity
     }
 
-    /// Writes one record, if there is room. `busy` is set.
+    /// How far the owner may write without looking again, when so much is released: within the lap (no PAD).
+    pub fn limit(&self, released: u64) -> u64 {
+        let tail = self.tail.load(Relaxed);
+        let to_end = self.capacity - (tail & (self.capacity - 1));
+        // 0 where the word makes no sense.
+        let free = self.capacity.saturating_sub(tail.wrapping_sub(released));
+        tail.wrapping_add(free.min(to_end))
+    }
+
+    /// Writes one record, if it fits below the limit. `busy` is set. All of the usual way.
     #[inline(always)]
     pub fn write<L: Local, R: Record<B>>(&self, local: &L, r: &R) -> bool {
-        let mut p = self.place(r.size());
-        if !self.fits(p, local.cached_released()) {
-            // By value: a reference that reaches a cold function keeps the hot path's values in memory.
-            match self.refresh(local.clone(), r.size()) {
-                Some(again) => p = again,
-                None => return false,
-            }
+        let n = round8(r.size());
+        // Only this thread stores the tail, and it is read after `busy` was set: no call of this
+        // thread can move it between this load and the store in `publish`.
+        let tail = self.tail.load(Relaxed);
+        // Signed: a handler that loses a record spoils the limit before the call it interrupted moves the tail.
+        // A quarter of the lane at most, as below.
+        if n > self.capacity / 4 || n as i64 > local.limit().wrapping_sub(tail) as i64 {
+            return false;
         }
-        self.put(p, r, COUNTED);
+        r.write(self.data, tail & (self.capacity - 1));
+        self.publish(Place { tail, pad: 0, n });
         true
     }
 
-    /// The cached `released` did not do: asks the drain's word, and settles a loss that is not
-    /// marked yet (a loss spoils the cached value, so that the next call comes here).
+    /// Writes one record, if there is room. `busy` is set.
+    pub fn write_after_a_look<L: Local, R: Record<B>>(&self, local: &L, r: &R) -> bool {
+        let Some(p) = self.look(local, r.size()) else { return false };
+        r.write(self.data, self.begin(p));
+        self.publish(p);
+        true
+    }
+
+    /// The limit did not do: asks the drain's word, and settles a loss that is not marked yet (a loss spoils
+    /// the limit, so that the next call comes here).
     #[cold]
-    #[inline(never)]
-    fn refresh<L: Local>(self, local: L, len: u64) -> Option<Place> {
+    fn look<L: Local>(&self, local: &L, len: u64) -> Option<Place> {
         let released = self.released.load(Acquire); // room:A, pairs with room:R
-        local.set_cached_released(released);
+        // Before the loss is looked at: a handler that loses a record behind that look spoils this.
+        local.set_limit(self.limit(released));
         let lost = self.lost.load(Relaxed);
         if lost != self.marked.load(Relaxed) {
             let marker = Note { kind: record::LOSS, payload: &lost.to_le_bytes() };
             let p = self.place(marker.len_bytes());
             if !self.fits(p, released) {
-                return None;
+                return None; // and the slow path's key tells of the loss
             }
-            self.put(p, &marker, 0);
+            self.put_note(p, &marker);
             self.marked.store(lost, Relaxed);
         }
         let p = self.place(len);
         self.fits(p, released).then_some(p)
     }
 
+    /// The next call looks.
+    pub fn spoil<L: Local>(&self, local: &L) {
+        local.set_limit(self.tail.load(Relaxed));
+    }
+
     /// Writes a note of the lane's own (its new owner), if there is room. `busy` is set.
     pub fn note<L: Local>(&self, local: &L, kind: u8, payload: &[u8]) -> bool {
         let n = Note { kind, payload };
-        // The cached value is spoiled, not refreshed: a handler may have lost a record right here, and
-        // the lane's last owner may have left a loss unmarked. The next record looks, and marks.
-        local.set_cached_released(self.tail.load(Relaxed).wrapping_sub(self.capacity));
+        // The limit is spoiled, not found: a handler may have lost a record right here, and the lane's last
+        // owner may have left a loss unmarked. The next record looks, and marks.
+        self.spoil(local);
         let released = self.released.load(Acquire); // room:A
         let p = self.place(n.len_bytes());
         if !self.fits(p, released) {
@@ -130,7 +156,7 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         }
         // The lane's last owner may have been killed between WRITTEN and TAIL.
         self.settle();
-        self.put(p, &n, 0);
+        self.put_note(p, &n);
         true
     }
 
@@ -144,35 +170,42 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
     pub fn settle(&self) {
         let tail = self.tail.load(Relaxed);
         let count = written_count(self.written.load(Relaxed), tail);
-        self.written.store(count << 24 | written_start(tail), Relaxed);
+        self.written.store((count * ONE) | written_start(tail), Relaxed);
     }
 
     /// A place for a record of `len` bytes that is filled in later, with `busy` held in between.
     pub fn reserve<L: Local>(&self, local: &L, len: u64) -> Option<Place> {
-        let p = self.place(len);
-        if self.fits(p, local.cached_released()) { Some(p) } else { self.refresh(local.clone(), len) }
+        self.look(local, len)
     }
 
-    #[inline(always)]
-    fn put<R: Record<B>>(&self, p: Place, r: &R, counted: u64) {
-        let mut at = p.tail & (self.capacity - 1);
-        if p.pad != 0 {
-            self.data.write(at, &record::word0(p.pad, record::PAD).to_le_bytes());
-            at = 0;
+    /// Writes the PAD before a place, and answers where its bytes begin.
+    fn begin(&self, p: Place) -> u64 {
+        let at = p.tail & (self.capacity - 1);
+        if p.pad == 0 {
+            return at;
         }
-        r.write(self.data, at);
-        self.publish(p, counted != 0);
+        self.data.write(at, &record::word0(p.pad, record::PAD).to_le_bytes());
+        0
     }
 
-    /// Makes what was written at `p` exist.
+    /// Makes the record exist that was written at `p`.
     #[inline(always)]
-    pub fn publish(&self, p: Place, counted: bool) {
-        let tail = p.tail.wrapping_add(p.pad + p.n);
-        let tag = (tail >> 3) & TAG;
-        let count = self.written.load(Relaxed) & !(COUNTED | TAG);
-        self.written.store(if counted { (count + ONE) | COUNTED | tag } else { count | tag }, Relaxed);
+    pub fn publish(&self, p: Place) {
+        let bytes = p.pad + p.n;
+        self.written.store(self.written.load(Relaxed).wrapping_add(tag(bytes) + ONE), Relaxed);
         // A release store: the bytes (and WRITTEN) before the tail. tail:R, pairs with tail:A
-        self.tail.store(tail, Release);
+        self.tail.store(p.tail.wrapping_add(bytes), Release);
+    }
+
+    /// Writes a note at `p`, uncounted.
+    fn put_note(&self, p: Place, n: &Note<'_>) {
+        n.write(self.data, self.begin(p));
+        let bytes = p.pad + p.n;
+        let written = self.written.load(Relaxed).wrapping_add(tag(bytes));
+        self.written.store(written & !COUNTED, Relaxed);
+        self.tail.store(p.tail.wrapping_add(bytes), Release); // tail:R
+        // For the records to come.
+        self.written.store(written | COUNTED, Relaxed);
     }
 }
 

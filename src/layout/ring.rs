@@ -72,7 +72,8 @@ pub mod word {
     super::fields! { "process words":
         /// Counter behind slow-path keys: LOCK xadd.
         AUX @ PROCESS, 8;
-        /// Tail of the shared lane: position in granules (44 bits) and claims so far (low 20 bits).
+        /// Tail of the shared lane: position in granules (44 bits) and claims so far (low 20 bits). (On the counter's
+        /// line, two writers make each other's exchanges fail: half as slow again.)
         SHARED_TAIL @ PROCESS + SPREAD, 8;
         /// Frames whose append has returned: LOCK add.
         DOORBELL @ PROCESS + 2 * SPREAD, 8;
@@ -107,7 +108,8 @@ pub mod lane {
     super::fields! { "lane header":
         /// Position behind the last published record, bytes; written by the owner only.
         TAIL @ 0, 8;
-        /// Records published: count in the high 40 bits, low 24 bits of `TAIL / 8` that it belongs to.
+        /// Records published: low 23 bits of `TAIL / 8` that the count belongs to, then 40 bits of the count, then
+        /// whether what was published last is a record.
         WRITTEN @ 8, 8;
         /// Capacity in bytes (power of two), 0 = no lane here yet; set once.
         CAPACITY @ 16, 8;

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // The filter in force is reached through a pointer, because a handler may ask.
 
 use super::{BadLevel, Gate, Level, Site};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*, near};
 use std::fmt;
 use std::str::FromStr;
 
@@ -184,6 +184,13 @@ struct Words {
     generation: AtomicU64,
 }
 static WORDS: Words = Words { gate: AtomicU32::new(Level::Info as u32), generation: AtomicU64::new(0) };
+#[inline(always)]
+fn words() -> &'static Words {
+    let p = near!(WORDS: Words);
+    // SAFETY: the address of a static.
+    unsafe { &*p }
+}
+
 /// The filter in force, null = the gate alone. Never freed: a handler may be reading it.
 static FILTER: AtomicPtr<Filter> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -192,7 +199,7 @@ static FILTER: AtomicPtr<Filter> = AtomicPtr::new(core::ptr::null_mut());
 #[inline(always)]
 pub fn enabled(level: Level) -> bool {
     // Relaxed: nothing but the decision hangs on it, and a call that races with a change may go either way.
-    STATIC_GATE.passes(level) && level as u32 >= WORDS.gate.load(Relaxed)
+    STATIC_GATE.passes(level) && level as u32 >= words().gate.load(Relaxed)
 }
 
 /// A site's verdict: see the head of the module. 0 = none.
@@ -210,7 +217,7 @@ impl Site {
     /// first call after each new filter. Async-signal-safe.
     #[inline(always)]
     pub fn passes(&self) -> bool {
-        let (mine, now) = (self.verdict.0.load(Relaxed), WORDS.generation.load(Relaxed));
+        let (mine, now) = (self.verdict.0.load(Relaxed), words().generation.load(Relaxed));
         mine == now || mine < now && self.find_out()
     }
 
@@ -219,7 +226,7 @@ impl Site {
     fn find_out(&self) -> bool {
         // Acquire, pairs with `put`: with this generation comes its filter, or a later one; then the
         // generation that is stored here is an old one, and the next call asks again.
-        let generation = WORDS.generation.load(Acquire);
+        let generation = words().generation.load(Acquire);
         let yes = allows(self.level, self.target);
         self.verdict.0.store(generation + u64::from(!yes), Relaxed);
         yes
@@ -243,7 +250,7 @@ impl ForeignVerdict {
     /// `target` is.
     #[inline(always)]
     pub fn passes<'a>(&self, level: u8, target: impl FnOnce() -> &'a [u8]) -> bool {
-        let now = WORDS.generation.load(Relaxed) as u32;
+        let now = words().generation.load(Relaxed) as u32;
         if now == 0 {
             return true;
         }
@@ -256,7 +263,7 @@ impl ForeignVerdict {
     fn find_out(&self, level: u8, target: &[u8]) -> bool {
         let Some(level) = Level::from_u8(level) else { return true };
         // As `Site::find_out`.
-        let generation = WORDS.generation.load(Acquire) as u32;
+        let generation = words().generation.load(Acquire) as u32;
         // A target that is no text is none that a filter names.
         let yes = allows(level, std::str::from_utf8(target).unwrap_or(""));
         self.0.store(generation + u32::from(!yes), Relaxed);
@@ -292,10 +299,10 @@ pub fn set_gate(gate: Gate) {
 
 fn put(filter: *mut Filter, gate: Gate) {
     let had = FILTER.swap(filter, AcqRel);
-    WORDS.gate.store(gate.number(), Relaxed);
+    words().gate.store(gate.number(), Relaxed);
     if !filter.is_null() || !had.is_null() {
         // Release: after the filter.
-        WORDS.generation.fetch_add(2, Release);
+        words().generation.fetch_add(2, Release);
     }
     for hook in &HOOKS {
         let f = hook.load(Acquire);
@@ -310,12 +317,12 @@ fn put(filter: *mut Filter, gate: Gate) {
 /// The gate's word: the number of the lowest level that passes. For calls from other languages, which load
 /// it themselves; they never store it.
 pub fn gate_word() -> &'static AtomicU32 {
-    &WORDS.gate
+    &words().gate
 }
 
 /// The lowest level that any target has, as it stands.
 pub fn gate() -> Gate {
-    Gate::of_number(WORDS.gate.load(Relaxed))
+    Gate::of_number(words().gate.load(Relaxed))
 }
 
 /// Who wants to know of a new filter: the adapters, which tell it to what they adapt.

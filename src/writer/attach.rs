@@ -12,7 +12,7 @@ use crate::layout::{
     ring::{self, Geometry, ack, word},
 };
 use crate::record::{Args, Site, SiteFacts, SiteId};
-use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, near};
 use crate::sys::{self, Errno, process::Facts};
 use core::ptr::null_mut;
 
@@ -144,7 +144,8 @@ static ZERO: AtomicU64 = AtomicU64::new(0);
 struct Hot {
     /// Word in a page that the kernel wipes in forked children.
     generation: AtomicPtr<AtomicU64>,
-    /// The clock of the timestamps, and [`WAKES`]. One word, so that the usual case is one compare.
+    /// The clock of the timestamps, and [`WAKES`]; 0 before `init`. One word, so that the usual case is one
+    /// compare.
     clock: AtomicU32,
     /// The drain's clock: `ctl`'s tick word once it is mapped.
     tick: AtomicPtr<AtomicU64>,
@@ -152,37 +153,13 @@ struct Hot {
 
 static HOT: Hot = Hot {
     generation: AtomicPtr::new((&raw const ZERO).cast_mut()),
-    clock: AtomicU32::new(CLOCK_TSC),
+    clock: AtomicU32::new(0),
     tick: AtomicPtr::new((&raw const ZERO).cast_mut()),
 };
 
-/// The address of [`HOT`], by its distance from the code: as a static of another crate the compiler would
-/// load it from the GOT for each use, and calls are inlined into other crates. The library is linked in
-/// whole ([`tls`](crate::tls) asks for the same), so the distance is known.
 #[inline(always)]
 fn hot() -> &'static Hot {
-    let p: *const Hot;
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: computes an address and nothing else.
-    unsafe {
-        core::arch::asm!(
-            "lea {p}, [rip + {hot}]",
-            p = out(reg) p,
-            hot = sym HOT,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as above.
-    unsafe {
-        core::arch::asm!(
-            "adrp {p}, {hot}",
-            "add {p}, {p}, :lo12:{hot}",
-            p = out(reg) p,
-            hot = sym HOT,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
+    let p = near!(HOT: Hot);
     // SAFETY: the address of a static.
     unsafe { &*p }
 }
@@ -203,6 +180,13 @@ pub(super) const CLOCK_TSC: u32 = 1;
 pub(super) const CLOCK_MONOTONIC: u32 = 2;
 pub(super) const CLOCK_TICK: u32 = 3;
 
+/// Whether the clock is the processor's, and no call wakes a drain. Never true before `init`: the ring that a
+/// call then finds may be of another clock.
+#[inline(always)]
+pub(super) fn usual() -> bool {
+    hot().clock.load(Relaxed) == CLOCK_TSC
+}
+
 /// The timestamp of a record.
 #[inline(always)]
 pub(super) fn now() -> u64 {
@@ -216,16 +200,16 @@ pub(super) fn now() -> u64 {
 
 /// Whether [`now`] counts as the processor does: read there, or by the drain.
 pub(super) fn ticks_are_tsc() -> bool {
-    matches!(hot().clock.load(Relaxed) & !WAKES, CLOCK_TSC | CLOCK_TICK)
+    hot().clock.load(Relaxed) & !WAKES != CLOCK_MONOTONIC
 }
 
 #[cold]
 #[inline(never)]
 fn other_clock() -> u64 {
     match hot().clock.load(Relaxed) & !WAKES {
-        CLOCK_TSC => sys::time::ticks(),
+        CLOCK_MONOTONIC => sys::time::monotonic_raw_ns(),
         CLOCK_TICK => ctl_word(ctl::TICK),
-        _ => sys::time::monotonic_raw_ns(),
+        _ => sys::time::ticks(),
     }
 }
 

@@ -248,7 +248,7 @@ impl Reservation {
             self.data.add(record::TICKS as usize).cast::<u64>().write(attach::now());
             self.data.add(record::SITE as usize).cast::<u64>().write(u64::from(self.site));
         }
-        lane.publish(Place { tail: self.tail, pad: self.pad, n: crate::lane::round8(size) }, true);
+        lane.publish(Place { tail: self.tail, pad: self.pad, n: crate::lane::round8(size) });
         drop(self); // clears `busy`, after the tail
         attach::published();
         Ok(())

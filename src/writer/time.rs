@@ -74,6 +74,9 @@ impl From<SystemTime> for Time {
 
 /// A record's timestamp, or that there is none and now is meant.
 pub(super) trait Stamp: Copy {
+    /// The same where the clock is the processor's.
+    type Usual: Stamp;
+    fn usual(self) -> Self::Usual;
     fn or(&self, now: impl FnOnce() -> u64) -> u64;
 }
 
@@ -82,9 +85,29 @@ pub(super) trait Stamp: Copy {
 pub(super) struct Now;
 
 impl Stamp for Now {
+    type Usual = Ticks;
+    #[inline(always)]
+    fn usual(self) -> Ticks {
+        Ticks
+    }
     #[inline(always)]
     fn or(&self, now: impl FnOnce() -> u64) -> u64 {
         now()
+    }
+}
+
+/// When it is written, by the processor's clock.
+#[derive(Clone, Copy)]
+pub(super) struct Ticks;
+
+impl Stamp for Ticks {
+    type Usual = Ticks;
+    fn usual(self) -> Ticks {
+        self
+    }
+    #[inline(always)]
+    fn or(&self, _: impl FnOnce() -> u64) -> u64 {
+        sys::time::ticks()
     }
 }
 
@@ -93,6 +116,11 @@ impl Stamp for Now {
 pub(super) struct At(pub u64);
 
 impl Stamp for At {
+    type Usual = At;
+    #[inline(always)]
+    fn usual(self) -> At {
+        self
+    }
     fn or(&self, _: impl FnOnce() -> u64) -> u64 {
         self.0
     }

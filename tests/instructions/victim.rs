@@ -238,11 +238,11 @@ impl Local for Mine {
         self.0.busy.store(u32::from(v), Relaxed);
         compiler_fence(SeqCst);
     }
-    fn cached_released(&self) -> u64 {
-        self.0.cached.load(Relaxed)
+    fn limit(&self) -> u64 {
+        self.0.limit.load(Relaxed)
     }
-    fn set_cached_released(&self, v: u64) {
-        self.0.cached.store(v, Relaxed);
+    fn set_limit(&self, v: u64) {
+        self.0.limit.store(v, Relaxed);
     }
     fn fence(&self) {
         compiler_fence(SeqCst);
@@ -306,7 +306,7 @@ pub fn by_hand() {
         me.set_busy(true);
         if let Some(p) = l.reserve(me, 36) {
             r.write(l.data, p.tail & (l.capacity - 1));
-            l.publish(p, true);
+            l.publish(p);
         }
         me.set_busy(false);
     });
@@ -319,7 +319,7 @@ pub fn tail_before_the_copy() {
         if let Some(p) = l.reserve(me, 36) {
             let at = p.tail & (l.capacity - 1);
             l.data.write(at, &r.bytes()[..24]);
-            l.publish(p, true);
+            l.publish(p);
             l.data.write(at + 24, &r.bytes()[24..]);
         }
         me.set_busy(false);
@@ -336,7 +336,7 @@ pub fn busy_cleared_before_the_tail() {
         }
         me.set_busy(false);
         if let Some(p) = p {
-            l.publish(p, true);
+            l.publish(p);
         }
     });
 }

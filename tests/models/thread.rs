@@ -89,7 +89,7 @@ pub struct Thread {
     /// Attached, in this very process, and its kind of lane decided.
     ready: Cell<bool>,
     busy: Cell<bool>,
-    cached: Cell<u64>,
+    limit: Cell<u64>,
     seq: Cell<u64>,
     script: Script,
     short: Cell<Option<usize>>,
@@ -98,7 +98,13 @@ pub struct Thread {
 impl Thread {
     pub fn new(ctx: &Rc<Ctx>, view: Rc<View>, script: Script) -> Rc<Thread> {
         let index = ctx.index;
-        let cached = script.lane.map_or(0, |l| view.ring.lanes[l].released.now());
+        // As after a look at what is released now.
+        let limit = script.lane.map_or(0, |l| {
+            let l = &view.ring.lanes[l];
+            let (tail, end) = (l.tail.now(), l.capacity - (l.tail.now() & (l.capacity - 1)));
+            let free = l.capacity - tail.wrapping_sub(l.released.now());
+            tail.wrapping_add(free.min(end))
+        });
         let t = Rc::new(Thread {
             ctx: ctx.clone(),
             world: RefCell::new(ctx.world.clone()),
@@ -110,7 +116,7 @@ impl Thread {
             takes: Cell::new(script.inherits),
             ready: Cell::new(script.inherits.is_none()),
             busy: Cell::new(false),
-            cached: Cell::new(cached),
+            limit: Cell::new(limit),
             seq: Cell::new(0),
             short: Cell::new(script.short),
             script,
@@ -229,16 +235,16 @@ impl Local for CallEnv {
         self.t.busy.set(v);
         self.t.ctx.trace("store", Name::Busy, u64::from(v));
     }
-    fn cached_released(&self) -> u64 {
+    fn limit(&self) -> u64 {
         self.t.ctx.op();
-        let v = self.t.cached.get();
-        self.t.ctx.trace("load", Name::Cached, v);
+        let v = self.t.limit.get();
+        self.t.ctx.trace("load", Name::Limit, v);
         v
     }
-    fn set_cached_released(&self, v: u64) {
+    fn set_limit(&self, v: u64) {
         self.t.ctx.op();
-        self.t.cached.set(v);
-        self.t.ctx.trace("store", Name::Cached, v);
+        self.t.limit.set(v);
+        self.t.ctx.trace("store", Name::Limit, v);
     }
     fn fence(&self) {}
 }

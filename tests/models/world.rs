@@ -34,7 +34,7 @@ pub enum Name {
     Alive,
     Gone(usize),
     Busy,
-    Cached,
+    Limit,
     Fork,
     Renew,
     Call,
