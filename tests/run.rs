@@ -4,6 +4,7 @@
 mod command_kit;
 
 use command_kit::{BIN, Case, Place};
+use spillring::sys::child;
 use spillring::sys::pty::{self, Size};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -41,6 +42,8 @@ const TESTS: &[Case] = &[
     ("what_is_sent_to_run_comes_once", &["bash"], what_is_sent_to_run_comes_once),
     ("run_stops_and_goes_on_with_its_command", &["setsid", "bash"], run_stops_and_goes_on_with_its_command),
     ("a_stop_without_a_terminal", &[], a_stop_without_a_terminal),
+    ("continued_just_when_run_stops", &["strace"], continued_just_when_run_stops),
+    ("stops_and_continues_by_the_thousand", &[], stops_and_continues_by_the_thousand),
     ("as_pid_1_orphans_are_reaped", &["unshare"], as_pid_1_orphans_are_reaped),
     ("head_ends_the_command", &[], head_ends_the_command),
     ("a_terminal_that_is_hung_up_ends_it", &["setsid"], a_terminal_that_is_hung_up_ends_it),
@@ -472,26 +475,148 @@ fn run_stops_and_goes_on_with_its_command() {
     t.child.wait();
 }
 
-/// The same by signals, where nobody minds jobs.
+/// A `run` whose command prints without end, and what it has printed.
+struct Ticking {
+    log: PathBuf,
+    run: Guarded,
+    command: u32,
+}
+
+impl Ticking {
+    fn start(p: &Place) -> Ticking {
+        let log = p.file("log");
+        let mut c = p.sh(&["-o", log.to_str().unwrap()], "while :; do echo x; sleep 0.01; done");
+        let run = spawn(&mut c);
+        wait_until("it runs", || read(&log).len() > 4);
+        let command = children(run.pid()).1.unwrap();
+        Ticking { log, run, command }
+    }
+    fn stopped(&self) -> [bool; 2] {
+        [self.run.pid(), self.command].map(|p| matches!(stat(p), Some(('T' | 't', ..))))
+    }
+    fn send(&self, to: u32, signal: i32) {
+        child::kill(to, signal).unwrap();
+    }
+    #[track_caller]
+    fn must_stop(&self) {
+        wait_until("both are stopped", || self.stopped() == [true; 2]);
+    }
+    #[track_caller]
+    fn must_work(&self) {
+        wait_until("both go on", || self.stopped() == [false; 2]);
+        let was = read(&self.log).len();
+        wait_until("it works again", || read(&self.log).len() > was + 4);
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        // Then run ends, too.
+        let _ = child::kill(self.command, libc::SIGKILL);
+        let _ = child::kill(self.run.pid(), libc::SIGCONT);
+        let begun = Instant::now();
+        while matches!(self.run.0.try_wait(), Ok(None)) && begun.elapsed() < LONG {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// The same by signals, where nobody minds jobs: whoever is continued, the other one is too.
 fn a_stop_without_a_terminal() {
     let p = Place::new();
-    let log = p.file("log");
-    let line = format!("while :; do echo x >>{}; sleep 0.01; done", log.display());
-    let mut c = spawn(&mut p.sh(&[], &line));
-    let run = c.pid();
-    wait_until("it runs", || read(&log).len() > 4);
-    let command = children(run).1.unwrap();
-    let states = || (stat(run).unwrap().0, stat(command).unwrap().0);
-    for _ in 0..3 {
-        kill(command, "STOP");
-        wait_until("both are stopped", || states() == ('T', 'T'));
-        kill(run, "CONT");
-        wait_until("both go on", || states().0 != 'T' && states().1 != 'T');
-        let was = read(&log).len();
-        wait_until("it works again", || read(&log).len() > was + 4);
+    let mut t = Ticking::start(&p);
+    let (run, command) = (t.run.pid(), t.command);
+    for continued in [run, run, command, run, command] {
+        t.send(command, libc::SIGSTOP);
+        t.must_stop();
+        t.send(continued, libc::SIGCONT);
+        t.must_work();
     }
-    kill(run, "TERM");
-    assert_eq!(c.wait().code(), Some(143));
+    // Both by somebody else, and run alone continued: what it is told then it passes on.
+    t.send(run, libc::SIGSTOP);
+    t.send(command, libc::SIGSTOP);
+    t.must_stop();
+    t.send(run, libc::SIGCONT);
+    t.must_work();
+    // run alone: that is somebody's wish, and nobody undoes it.
+    t.send(run, libc::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(t.stopped(), [true, false]);
+    t.send(run, libc::SIGCONT);
+    t.must_work();
+    // What the command dies of while it is stopped is told at once.
+    t.send(command, libc::SIGSTOP);
+    t.must_stop();
+    t.send(command, libc::SIGKILL);
+    assert_eq!(t.run.wait().code(), Some(137));
+}
+
+/// Lets the next kill of a process take a while longer to begin, and waits until it is there.
+fn slow_kill(p: &Place, of: u32, to: u32, signal: i32, begin: impl FnOnce()) -> Guarded {
+    let mut c = Command::new("strace");
+    c.args(["-qq", "-e", "trace=kill", "-e", "inject=kill:delay_enter=300000", "-o"]).arg(p.file("strace"));
+    let strace = spawn(c.args(["-p", &of.to_string()]));
+    let (status, call) = (format!("/proc/{of}/status"), format!("/proc/{of}/syscall"));
+    let tracer = format!("TracerPid:\t{}\n", strace.pid());
+    wait_until("strace looks on", || read(Path::new(&status)).contains(&tracer));
+    begin();
+    let expected = format!("{} {to:#x} {signal:#x} ", libc::SYS_kill);
+    wait_until("it is about to send it", || read(Path::new(&call)).starts_with(&expected));
+    strace
+}
+
+/// The command goes on between run's last look at it and run's own stop, which then is one alone; and is stopped again
+/// between the drain's look at both and its continuing run.
+fn continued_just_when_run_stops() {
+    let p = Place::new();
+    let t = Ticking::start(&p);
+    let run = t.run.pid();
+    let strace = slow_kill(&p, run, run, libc::SIGSTOP, || t.send(t.command, libc::SIGSTOP));
+    t.send(t.command, libc::SIGCONT);
+    wait_until("run has stopped", || read(&p.file("strace")).contains("stopped by SIGSTOP"));
+    t.must_work();
+    drop(strace);
+    t.must_work();
+
+    t.send(t.command, libc::SIGSTOP);
+    t.must_stop();
+    let strace = slow_kill(&p, drain_of(run), run, libc::SIGCONT, || t.send(t.command, libc::SIGCONT));
+    t.send(t.command, libc::SIGSTOP);
+    wait_until("run was continued", || read(&p.file("strace")).contains("= 0"));
+    t.must_stop();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(t.stopped(), [true; 2]);
+    drop(strace);
+    t.send(run, libc::SIGCONT);
+    t.must_work();
+}
+
+/// In all rhythms: in the end nobody is left behind, and a stop that nobody takes back holds.
+fn stops_and_continues_by_the_thousand() {
+    let p = Place::new();
+    let t = Ticking::start(&p);
+    for round in 0..4000u64 {
+        t.send(t.command, libc::SIGSTOP);
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(round * 37 % 400) {
+            std::hint::spin_loop();
+        }
+        t.send(t.command, libc::SIGCONT);
+        if round % 3 == 0 {
+            t.send(t.run.pid(), libc::SIGCONT);
+        }
+        if round % 200 == 0 {
+            t.must_work();
+        }
+        if round % 1000 == 0 {
+            t.send(t.command, libc::SIGSTOP);
+            t.must_stop();
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(t.stopped(), [true; 2]);
+            t.send(t.run.pid(), libc::SIGCONT);
+        }
+    }
+    t.must_work();
 }
 
 /// "As pid 1, run reaps orphans."

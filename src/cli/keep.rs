@@ -13,6 +13,8 @@
 //! | `flush` | say `flushed` when all that is there by now is delivered |
 //! | `reopen` | open output files anew |
 //! | `cut` | wait for no sink any longer |
+//! | `watch PID` | run stops because its command has: continue run when the command is not stopped any more |
+//! | `on` | run goes on |
 //! | `stop` | all is there: deliver it, say `done`, end |
 //! | `take` | run ends; read what others still hold open, and end when they do |
 //! | end of file | run was killed: read what it has read so far |
@@ -48,6 +50,9 @@ use std::time::{Duration, Instant};
 /// How long it waits, before it reads the pipes, until everything is in the journal that run had read: what
 /// comes later shall stand behind it.
 const BEHIND: Duration = Duration::from_secs(10);
+/// How often it looks whether run is to be continued. Twice, before it does: whoever continues both is not done at
+/// once.
+const WATCH: Duration = Duration::from_millis(20);
 /// How often it looks for somebody who still logs.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -129,6 +134,8 @@ struct Keeper<'a> {
     failed: bool,
     /// A flush waits until the sinks have delivered what is before this record.
     flush_to: Option<u64>,
+    /// The command with which run is stopped, and how often in a row run alone was.
+    watched: Option<(u32, u32)>,
 }
 
 impl<'a> Keeper<'a> {
@@ -199,6 +206,7 @@ impl<'a> Keeper<'a> {
             guard: None,
             failed: false,
             flush_to: None,
+            watched: None,
         };
         let at = encode(keeper.engine.begun());
         keeper.tell(&format!("ready {at}"));
@@ -217,6 +225,7 @@ impl<'a> Keeper<'a> {
                 Event::Said(line) => self.hear(&line),
                 Event::RunGone => {
                     self.run_gone = true;
+                    self.watched = None;
                     if self.phase == Phase::Serving {
                         self.take_over();
                     }
@@ -257,21 +266,35 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// The next event; looks meanwhile whether a flush is done.
+    /// The next event; looks meanwhile whether a flush is done, and after a run that is stopped.
     fn next(&mut self, inbox: &Receiver<Event>) -> Option<Event> {
-        while let Some(end) = self.flush_to {
-            match inbox.recv_timeout(Duration::from_millis(2)) {
+        loop {
+            let often = match (self.flush_to, self.watched) {
+                (Some(_), _) => Duration::from_millis(2),
+                (None, Some(_)) => WATCH,
+                (None, None) => return inbox.recv().ok(),
+            };
+            match inbox.recv_timeout(often) {
                 Ok(event) => return Some(event),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if self.engine.delivered(end) {
+            if let Some(end) = self.flush_to
+                && self.engine.delivered(end)
+            {
                 self.flush_to = None;
                 let records = end.saturating_sub(self.engine.begun().next_record);
                 self.tell(&format!("flushed {records} {}", self.lost()));
             }
+            if let Some((command, alone)) = &mut self.watched {
+                let run = self.args.run;
+                *alone = if child::is_stopped(run) && !child::is_stopped(*command) { *alone + 1 } else { 0 };
+                if *alone >= 2 {
+                    *alone = 0;
+                    let _ = child::kill(run, libc::SIGCONT);
+                }
+            }
         }
-        inbox.recv().ok()
     }
 
     fn hear(&mut self, line: &str) {
@@ -281,6 +304,7 @@ impl<'a> Keeper<'a> {
             "flush" => self.when_delivered(),
             "reopen" => self.engine.reopen(),
             "cut" => self.engine.cut_off(),
+            "on" => self.watched = None,
             "stop" => self.end(),
             "take" => {
                 self.handed_over = true;
@@ -291,7 +315,11 @@ impl<'a> Keeper<'a> {
                 }
                 self.take_over();
             }
-            _ => {}
+            _ => {
+                if let Some(pid) = line.strip_prefix("watch ").and_then(|n| n.parse().ok()) {
+                    self.watched = Some((pid, 0));
+                }
+            }
         }
     }
 

@@ -55,7 +55,8 @@ const MOST_DRAINS: usize = 5;
 
 enum Event {
     Signal(Arrived),
-    Command(Became),
+    /// What became of the command, and how many SIGCONTs had come to us by then.
+    Command(Became, u64),
     Closed(Stream),
     Captured(Result<Vec<Source>>),
     /// A line of drain number n.
@@ -388,7 +389,8 @@ fn supervise(
     for signal in early.into_iter().filter(|&s| s != libc::SIGCHLD) {
         let _ = child::kill(pid, signal);
     }
-    watch_signals(signals, pid, events.clone());
+    let conts = Arc::new(AtomicU64::new(0));
+    watch_signals(signals, pid, conts.clone(), events.clone());
 
     let (guard, taker) = taker.unzip();
     let bytes = taker.as_ref().map(Taker::bytes).unwrap_or_default();
@@ -405,8 +407,8 @@ fn supervise(
         started,
         status: None,
         ended: None,
-        stopped: false,
-        continued: None,
+        conts,
+        resuming: false,
         captured: false,
         left_open: false,
         stop_reading,
@@ -458,19 +460,21 @@ fn read(sources: Vec<Source>, taker: Option<Taker>, events: &Sender<Event>) -> O
 }
 
 /// Takes signals as they come, and news of children, for the life of this process.
-fn watch_signals(signals: Signals, pid: u32, events: Sender<Event>) {
+fn watch_signals(signals: Signals, pid: u32, conts: Arc<AtomicU64>, events: Sender<Event>) {
     let body = move || {
         loop {
             // The command may have ended before this thread began: look first. As pid 1 there are orphans too.
             while let Some((who, became)) = child::reap() {
-                if who == pid && events.send(Event::Command(became)).is_err() {
+                if who == pid && events.send(Event::Command(became, conts.load(Relaxed))).is_err() {
                     return;
                 }
             }
-            if let Some(s) = child::wait(&signals, Duration::from_secs(3600))
-                && s.signal != libc::SIGCHLD
-                && events.send(Event::Signal(s)).is_err()
-            {
+            let Some(s) = child::wait(&signals, Duration::from_secs(3600)) else { continue };
+            if s.signal == libc::SIGCONT {
+                // Before it is told: see `stop`.
+                conts.fetch_add(1, Release);
+            }
+            if s.signal != libc::SIGCHLD && events.send(Event::Signal(s)).is_err() {
                 return;
             }
         }
@@ -519,10 +523,10 @@ struct Supervisor<'a> {
     status: Option<ExitStatus>,
     /// When the command ended.
     ended: Option<Instant>,
-    /// The command is stopped.
-    stopped: bool,
-    /// When we went on after having been stopped.
-    continued: Option<Instant>,
+    /// SIGCONTs that have been taken from the queue.
+    conts: Arc<AtomicU64>,
+    /// We have been stopped with the command; what continued us is not heard yet.
+    resuming: bool,
     captured: bool,
     /// Somebody has a pipe open after the command has ended.
     left_open: bool,
@@ -576,12 +580,12 @@ impl Supervisor<'_> {
     fn hear(&mut self, event: Event) {
         match event {
             Event::Signal(s) => self.signal(s),
-            Event::Command(Became::Ended(status)) => {
+            Event::Command(Became::Ended(status), _) => {
                 self.status = Some(status);
                 self.ended = Some(Instant::now());
             }
-            Event::Command(Became::Stopped) => self.stop(),
-            Event::Command(Became::Continued) => self.stopped = false,
+            Event::Command(Became::Stopped, conts) => self.stop(conts),
+            Event::Command(Became::Continued, _) => {}
             Event::Closed(stream) => {
                 self.holds[stream as usize] = None;
                 self.tell(&format!("shut {}", stream as usize));
@@ -621,8 +625,11 @@ impl Supervisor<'_> {
                 let _ = child::kill(self.pid, s.signal);
                 return;
             }
-            // Whoever continued the whole group has continued the command too; see `stop`.
-            libc::SIGCONT if self.continued.is_some_and(|t| t.elapsed() < Duration::from_millis(200)) => {
+            // What continued us, or our drain, which looks after that: see `stop`.
+            libc::SIGCONT if self.resuming || self.is_drain(s.sender) => {
+                if std::mem::take(&mut self.resuming) {
+                    self.go_on(self.is_drain(s.sender));
+                }
                 return;
             }
             _ => {}
@@ -647,23 +654,45 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The command is stopped: so are we, as its job; and when we go on, so does it.
-    fn stop(&mut self) {
-        self.stopped = true;
+    fn is_drain(&self, sender: Option<u32>) -> bool {
+        sender.is_some() && sender == self.drain.as_ref().map(|d| d.pid)
+    }
+
+    /// The command is stopped: so are we, as its job; and when we go on, so does it. `conts`: SIGCONTs that had come
+    /// when it was.
+    ///
+    /// Whoever continues one of us at this very moment must not leave the other one behind:
+    /// - us: what came since the command stopped is passed on to it instead. (By the kernel's rule a stop voids the
+    ///   SIGCONTs before it: one between our last look and our stop, which are two system calls, is void.)
+    /// - the command: between our look at it and our stop nobody can tell us. So the drain watches meanwhile, and
+    ///   continues us when the command is not stopped and we are. That also serves whoever continues, or kills, the
+    ///   command alone at any later time.
+    fn stop(&mut self, conts: u64) {
         // What it printed before is to be seen: the reader is stopped with us.
         let begun = Instant::now();
         let unread = || self.holds.iter().flatten().any(|f| child::readable_bytes(f.as_raw_fd()) > 0);
         while unread() && begun.elapsed() < Duration::from_millis(200) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // It may have been continued meanwhile: then nobody would continue us.
-        if !is_stopped(self.pid) {
+        if !child::is_stopped(self.pid) {
             return;
         }
-        child::stop_myself();
-        self.continued = Some(Instant::now());
-        // A shell continues the whole group, and with it the command.
-        if is_stopped(self.pid) {
+        self.tell(&format!("watch {}", self.pid));
+        // One that has come is pending, then counted, then told.
+        if !child::is_pending(libc::SIGCONT) && self.conts.load(Acquire) == conts {
+            child::stop_myself();
+            self.resuming = true;
+        }
+        self.tell("on");
+    }
+
+    /// We go on after having been stopped.
+    fn go_on(&mut self, by_drain: bool) {
+        if by_drain {
+            // The command goes on; if it has been stopped again since, then so are we.
+            self.stop(self.conts.load(Acquire));
+        } else if child::is_stopped(self.pid) {
+            // A shell continues the whole group, and with it the command.
             let _ = child::kill(self.pid, libc::SIGCONT);
         }
     }
@@ -820,13 +849,6 @@ impl Supervisor<'_> {
             (None, None) => ExitCode::from(status.code().unwrap_or(0) as u8),
         }
     }
-}
-
-/// Whether a process is stopped; also yes where that is not known.
-fn is_stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
-    state.is_none_or(|s| s == 'T')
 }
 
 /// A channel that was made for this run goes with it, unless somebody may still want it: then it is named.

@@ -113,8 +113,9 @@ pub fn take_signals(wanted: &[i32]) -> Result<(Inherited, Signals), Errno> {
         // Ignored, the kernel would reap children itself and their status would be lost.
         set_ignored(libc::SIGCHLD, false);
     }
-    // A blocked signal is queued even when it is ignored: those stay as they are.
-    let all = wanted.iter().copied().filter(|&s| !is_ignored(s));
+    // A blocked signal is queued even when it is ignored: those stay as they are. (But SIGCONT does what it is for
+    // even then.)
+    let all = wanted.iter().copied().filter(|&s| s == libc::SIGCONT || !is_ignored(s));
     let set = Signals::of(all.chain([libc::SIGCHLD]));
     let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are valid; `mask` is read after success.
@@ -181,6 +182,22 @@ pub fn reap() -> Option<(u32, Became)> {
 pub fn stop_myself() {
     // SAFETY: plain numbers. Nothing here can be left half done by it that would not go on later.
     unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+}
+
+/// Whether a signal has come that nobody has taken yet.
+pub fn is_pending(signal: i32) -> bool {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is read after success; a number that is no signal is in none.
+    unsafe { libc::sigpending(set.as_mut_ptr()) == 0 && libc::sigismember(set.as_ptr(), signal) == 1 }
+}
+
+/// Whether a process is stopped (also under a debugger). Of one that there is, and that /proc does not show, also yes.
+pub fn is_stopped(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(") ").next().is_some_and(|s| s.starts_with(['T', 't'])),
+        // SAFETY: plain numbers; signal 0 only asks.
+        Err(_) => check(unsafe { libc::kill(pid as i32, 0) }) != Err(Errno(libc::ESRCH)),
+    }
 }
 
 /// Whether nobody has the other end of a pipe or terminal open any more.
