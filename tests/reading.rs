@@ -495,6 +495,67 @@ fn on_a_terminal() {
     assert_eq!(text.lines().filter(|l| l.contains("line")).count(), 3, "{text}");
 }
 
+/// "Progress for what takes over a second": on a terminal, gone before anything else is printed, and nowhere else. Each
+/// read of the journal takes a while longer here.
+fn progress() {
+    let p = Place::new();
+    for name in ["x", "y"] {
+        let mut log = Log::new(&p.journal(name));
+        let t = log.thread(1, 1, "");
+        for i in 0..150 {
+            log.log(T0 + i, t, 3, "app", "filler of a batch of its own", b"", b"");
+            log.commit();
+        }
+        log.log(T0 + 1000, t, 3, "app", "what is sought", b"", b"");
+        log.commit();
+    }
+    let slow = |args: &[&str], us: u32| {
+        let mut c = Command::new("strace");
+        let delay = format!("inject=pread64:delay_enter={us}");
+        c.args(["-qq", "-o", "/dev/null", "-e", "trace=pread64", "-e", &delay, BIN]).args(args);
+        p.env(&mut c);
+        c.env("TERM", "xterm").env("NO_COLOR", "1");
+        c
+    };
+    let (one, both) = (["cat", "x", "--grep", "sought"], ["cat", "x", "y", "--grep", "sought"]);
+    for (args, found) in [(&one[..], 1), (&both, 2), (&["tail", "x", "--grep", "sought"], 1)] {
+        let (text, status) = on_terminal(slow(args, 6_000));
+        assert!(status.success(), "{text}");
+        // It moves on. (tail begins anew, further back, when it has not found enough.)
+        let percents: Vec<u32> = text
+            .split('\r')
+            .filter_map(|l| l.split_once(" %  0 of 0 MiB read")?.0.trim().parse().ok())
+            .collect();
+        let on = percents.is_sorted() || args[0] == "tail";
+        assert!(percents.len() >= 2 && on && percents[0] < 100, "{args:?}: {text:?}");
+        // What is drawn is wiped out by what comes behind it, and then the line is there alone.
+        let rest = text.rsplit_once("\r\x1b[K").expect("it is wiped out").1;
+        assert_eq!(rest.matches("what is sought (f.rs:1)\n").count(), found, "{text:?}");
+        assert!(!rest.contains('%'), "{text:?}");
+    }
+    // Nobody reads it where stderr is no terminal.
+    let o = slow(&one, 6_000).output().unwrap();
+    assert_eq!((out(&o).lines().count(), err(&o).as_str()), (1, ""));
+    // What is quick says nothing.
+    let (text, _) = on_terminal(slow(&one, 0));
+    assert!(text.contains("what is sought") && !text.contains('%'), "{text:?}");
+    // What has no end gets no nearer to it.
+    let mut log = Log::new(&p.journal("z"));
+    let t = log.thread(1, 1, "");
+    let show = std::thread::spawn({
+        let mut c = Command::new("timeout");
+        c.args(["-s", "INT", "2", BIN, "tail", "-f", "z", "--grep", "sought"]);
+        p.env(&mut c);
+        move || on_terminal(c).0
+    });
+    while !show.is_finished() {
+        log.log(T0, t, 3, "app", "filler", b"", b"");
+        log.commit();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(show.join().unwrap(), "");
+}
+
 /// `less`, as nearly everybody has it: what is short is left on the screen, what is long can be left with q.
 fn with_less() {
     let p = Place::new();
@@ -515,6 +576,7 @@ fn main() -> std::process::ExitCode {
         ("readers_only_read", &["strace"], readers_only_read),
         ("first_byte_during_a_flood", &["yes"], first_byte_during_a_flood),
         ("on_a_terminal", &["sed", "head"], on_a_terminal),
+        ("progress", &["strace", "timeout"], progress),
         ("with_less", &["less"], with_less),
     ])
 }

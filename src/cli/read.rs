@@ -89,6 +89,8 @@ struct Feed {
 pub struct Merged {
     feeds: Vec<Feed>,
     looked: Instant,
+    /// What comes is waited for: there is no end to get nearer to.
+    follows: bool,
 }
 
 impl Merged {
@@ -108,7 +110,11 @@ impl Merged {
                 until: None,
             })
         };
-        Ok(Merged { feeds: readers.into_iter().map(feed).collect::<Result<_>>()?, looked: Instant::now() })
+        Ok(Merged {
+            feeds: readers.into_iter().map(feed).collect::<Result<_>>()?,
+            looked: Instant::now(),
+            follows: false,
+        })
     }
 
     /// Reads only what is there now, however fast more comes. `dirs`: where the journals are.
@@ -124,6 +130,7 @@ impl Merged {
 
     /// From here on everything that comes.
     pub fn and_on(&mut self) {
+        self.follows = true;
         self.feeds.iter_mut().for_each(|f| f.until = None);
     }
 
@@ -145,8 +152,9 @@ impl Merged {
             }
         }
         loop {
-            for f in &mut self.feeds {
-                while f.ready.is_empty() {
+            for i in 0..self.feeds.len() {
+                while self.feeds[i].ready.is_empty() {
+                    let f = &mut self.feeds[i];
                     let (mut ready, mut bytes) = (std::mem::take(&mut f.ready), std::mem::take(&mut f.bytes));
                     bytes.clear();
                     let more = f.next(view, |e, _| {
@@ -161,9 +169,9 @@ impl Merged {
                     if !more {
                         break;
                     }
+                    self.look(view);
                 }
             }
-            self.look(view);
             // Up to the end of one of them: there it has to be seen what comes next.
             loop {
                 let head = |f: &Feed| f.ready.front().map(|(e, _)| e.utc_ns);
@@ -210,7 +218,7 @@ impl Merged {
     }
 
     fn look(&mut self, view: &mut impl View) {
-        if self.looked.elapsed() < Duration::from_millis(200) {
+        if self.follows || self.looked.elapsed() < Duration::from_millis(200) {
             return;
         }
         self.looked = Instant::now();
