@@ -6,7 +6,7 @@
 mod common;
 mod hazard_kit;
 
-use hazard_kit::{Case, needs_root, needs_tool, soon};
+use hazard_kit::{Case, cgroup, needs_cgroup, needs_root, needs_tool, soon};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -28,6 +28,11 @@ fn main() {
     let cases: Vec<Case> = vec![
         ("a_user_without_name_or_home_on_a_read_only_root", lacks(), nameless),
         ("a_channel_of_several_pid_namespaces", lacks(), namespaces),
+        (
+            "the_unit_as_far_as_it_goes_without_systemd",
+            lacks().or(needs_tool("prlimit")).or(needs_tool("taskset")),
+            service,
+        ),
         ("a_memory_limit_of_128_mib_loses_and_counts_and_kills_nobody", needs_cgroup(), limited),
     ];
     hazard_kit::run(cases)
@@ -142,6 +147,72 @@ fn nameless() {
     assert!(told.len() <= 2 && told.iter().all(|l| l.contains("journal")), "{all}");
 }
 
+/// `spillring@web.service`: its command line and environment, with those of its restrictions that can be had without
+/// systemd (not the filter of system calls, nor what not every root may: OOMScoreAdjust=, LimitNOFILE=), by a user without a name. It tells its manager twice.
+fn service() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new();
+    let path = host.disk.path().join("mnt/notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    let script = r#"
+        R=$T/root; mkdir $R
+        mount --make-rprivate /
+        mount --rbind / $R
+        mount --bind $T/mnt $R/mnt
+        CPU=$(taskset -pc $$ | sed "s/.*: *\([0-9]*\).*/\1/")
+        $R/mnt/spillring service --cpu $CPU > $T/unit
+        sed -i "s:^ExecStart=.*/spillring :ExecStart=/mnt/spillring :; s/%i/web/; s:%t:/run:; s:%S:/var/lib:" $T/unit
+        of() { sed -n "s/^$1=//p" $T/unit; }
+        U="--reuid 54321 --regid 54321 --clear-groups"
+        # RuntimeDirectory=, StateDirectory=
+        for d in run/$(of RuntimeDirectory) var/lib/$(of StateDirectory); do
+            mount -t tmpfs -o mode=755 tmpfs $R/${d%/*}
+            mkdir -m $(of RuntimeDirectoryMode) $R/$d
+            chown 54321:54321 $R/$d
+        done
+        # PrivateTmp=, ProtectHome=, ProtectSystem=strict
+        for d in tmp root home; do mount -t tmpfs -o mode=700 tmpfs $R/$d; done
+        mount -o remount,bind,ro $R
+        # UMask=, LimitCORE=, CPUAffinity=, NoNewPrivileges=, CapabilityBoundingSet=
+        (
+            umask $(of UMask)
+            exec prlimit --core=$(of LimitCORE) taskset -c $(of CPUAffinity) \
+                chroot $R setpriv $U --no-new-privs --bounding-set=-all --inh-caps=-all --ambient-caps=-all \
+                env -i NOTIFY_SOCKET=/mnt/notify $(of Environment) $(of ExecStart)
+        ) & D=$!
+        i=0; until [ -e $R/run/spillring/web/ctl ]; do i=$((i + 1)); [ $i -lt 1000 ]; sleep 0.02; done
+        grep -E "^(Uid|CapEff|CapBnd|NoNewPrivs|Cpus_allowed_list)" /proc/$D/status
+        echo "$(of CPUAffinity) $(sed -n "s/^Max core file size *\([0-9a-z]*\).*/\1/p" /proc/$D/limits)"
+        # The program's own unit, by the comment in this one.
+        chroot $R setpriv $U env -i $(sed -n "s/^# *Environment=//p" $T/unit) /mnt/program --log 1000
+        kill -TERM $D
+        wait $D; echo "status $?"
+        chroot $R setpriv $U env -i $(of Environment) /mnt/spillring cat web | grep -c "record .* of 1000"
+        stat -c "%a %u" $R/run/spillring/web $R/var/lib/spillring/web
+    "#;
+    let o = host.container(script).output().unwrap();
+    let (out, err) = text(&o);
+    let all = format!("{:?}\n{out}\n{err}", o.status);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(o.status.success() && lines.len() == 11, "{all}");
+    assert!(lines[0].starts_with("Uid:\t54321\t54321"), "{all}");
+    assert!(lines[1] == "CapEff:\t0000000000000000" && lines[2] == "CapBnd:\t0000000000000000", "{all}");
+    assert_eq!(lines[3], "NoNewPrivs:\t1", "{all}");
+    let cpu = lines[4].strip_prefix("Cpus_allowed_list:\t").expect("the list");
+    assert_eq!(lines[5], format!("{cpu} 0"), "{all}");
+    assert!(lines[6].ends_with("logged 1000, lost 0"), "{all}");
+    assert_eq!(lines[7..], ["status 0", "1000", "700 54321", "700 54321"], "{all}");
+    assert_eq!(err, "", "{all}");
+    socket.set_nonblocking(true).unwrap();
+    let mut told = Vec::new();
+    let mut b = [0; 100];
+    while let Ok(n) = socket.recv(&mut b) {
+        told.push(String::from_utf8_lossy(&b[..n]).into_owned());
+    }
+    assert_eq!(told, ["READY=1", "STOPPING=1"]);
+}
+
 fn namespaces() {
     let host = Host::new();
     let drain = host.container("exec $T/mnt/spillring drain c").spawn().unwrap();
@@ -181,21 +252,6 @@ fn namespaces() {
 }
 
 // ---- the memory limit
-
-fn cgroup() -> PathBuf {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let line = own.lines().find_map(|l| l.split_once(":memory:").map(|l| l.1.to_string()));
-    Path::new("/sys/fs/cgroup/memory")
-        .join(line.unwrap_or_default().trim_start_matches('/'))
-        .join(format!("container-{}", std::process::id()))
-}
-
-fn needs_cgroup() -> Option<String> {
-    let d = cgroup();
-    let ok = fs::create_dir(&d).is_ok() && d.join("memory.limit_in_bytes").exists();
-    let _ = fs::remove_dir(&d);
-    (!ok).then(|| "needs a writable memory control group of version 1".into())
-}
 
 fn limited() {
     let (host, group) = (Host::new(), cgroup());

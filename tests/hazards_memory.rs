@@ -231,24 +231,6 @@ fn full_at_spill() {
 
 // ---- a memory cgroup
 
-const CGROUP: &str = "/sys/fs/cgroup/memory";
-
-fn cgroup() -> PathBuf {
-    // Inside this process's own, so that nothing outside it is touched.
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let line = own.lines().find_map(|l| l.split_once(":memory:").map(|l| l.1.to_string()));
-    Path::new(CGROUP)
-        .join(line.unwrap_or_default().trim_start_matches('/'))
-        .join(format!("hazard-{}", std::process::id()))
-}
-
-fn needs_cgroup() -> Option<String> {
-    let d = cgroup();
-    let ok = fs::create_dir(&d).is_ok() && d.join("memory.limit_in_bytes").exists();
-    let _ = fs::remove_dir(&d);
-    (!ok).then(|| "needs a writable memory control group of version 1".into())
-}
-
 fn cgroup_full() {
     let dir = Scratch::new();
     let s = small(&dir);

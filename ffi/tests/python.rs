@@ -6,6 +6,9 @@
 //! deadlock and the signal handler at the size of the promise.
 #![allow(unsafe_code)] // the end of a program that hangs
 
+mod kit;
+
+use kit::root;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -31,10 +34,6 @@ const CASES: &[(&str, bool, &[&str])] = &[
     ("cost_of_a_call", false, &["cost.py"]),
     ("examples", false, &["examples.py", "EXAMPLES"]),
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_path_buf()
-}
 
 /// What this test makes, under target/.
 fn place() -> PathBuf {
@@ -228,7 +227,7 @@ fn drive(args: &[&str], with: Option<&Path>) -> Result<(), Failed> {
 fn main() {
     let mut args = Arguments::from_args();
     args.test_threads = args.test_threads.or(Some(2));
-    let strict = std::env::var("CI").is_ok_and(|v| v == "true");
+    let strict = kit::ci();
     let lacks = lacks();
     let wheels = if lacks.is_none() && !args.list { gunicorn() } else { Err("gunicorn".into()) };
     let trials = CASES

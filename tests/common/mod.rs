@@ -108,23 +108,7 @@ pub fn fork_and(f: impl FnOnce()) -> Child {
 /// The rendered records of the settings' journal.
 #[cfg(feature = "drain")]
 pub fn journal_texts(s: &spillring::env::Settings) -> Vec<String> {
-    use spillring::journal::{Item, Reader, kind};
-    let dir = s.journal_dir.as_ref().unwrap().join(&s.channel);
-    let mut r = Reader::open(dir).unwrap();
-    let mut all = Vec::new();
-    while let Some(item) = r.next_batch().unwrap() {
-        let Item::Batch(b) = item else { panic!("the journal has a gap") };
-        for e in b.entries() {
-            if e.kind != kind::LOG {
-                continue;
-            }
-            let site = e.site.unwrap();
-            let mut text = Vec::new();
-            CompiledFormat::new(&site.fmt, &site.types).render(e.payload, &mut text).unwrap();
-            all.push(String::from_utf8(text).unwrap());
-        }
-    }
-    all
+    journal_records(s).into_iter().map(|r| r.text).collect()
 }
 
 /// One record of a journal, as readers see it.

@@ -11,6 +11,7 @@ use spillring::record::CompiledFormat;
 use spillring::sync::AtomicU64;
 use spillring::sync::Ordering::SeqCst;
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// One test: its name, why it can't run here, and what it does.
@@ -48,6 +49,23 @@ pub fn needs_tool(name: &str) -> Option<String> {
     let there =
         std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()));
     (!there).then(|| format!("needs {name}"))
+}
+
+/// A memory control group of version 1 for this process to make, inside its own, so that nothing outside it is
+/// touched.
+pub fn cgroup() -> PathBuf {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let line = own.lines().find_map(|l| l.split_once(":memory:").map(|l| l.1.to_string()));
+    Path::new("/sys/fs/cgroup/memory")
+        .join(line.unwrap_or_default().trim_start_matches('/'))
+        .join(format!("spillring-test-{}", std::process::id()))
+}
+
+pub fn needs_cgroup() -> Option<String> {
+    let d = cgroup();
+    let ok = std::fs::create_dir(&d).is_ok() && d.join("memory.limit_in_bytes").exists();
+    let _ = std::fs::remove_dir(&d);
+    (!ok).then(|| "needs a writable memory control group of version 1".into())
 }
 
 pub fn small(dir: &Scratch) -> Settings {
