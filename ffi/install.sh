@@ -16,13 +16,17 @@ VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' ../Cargo.toml | head -n 1)
 SONAME=libspillring.so.0
 MAP=$PWD/spillring.map
 
-case $($CC -dumpmachine) in
-*musl*)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# By the loader that a program gets: musl-gcc calls its machine that of the gcc behind it.
+echo 'int main(void) { return 0; }' >"$work/main.c"
+$CC -o "$work/main" "$work/main.c"
+if readelf -lW "$work/main" | grep -q ld-musl; then
     echo "install.sh: musl's dlopen cannot load an object with static thread-local storage, so no shared" >&2
     echo "libspillring is made for it: build with cargo and link libspillring_ffi.a." >&2
     exit 1
-    ;;
-esac
+fi
 case $PREFIX$LIBDIR in
 *[!A-Za-z0-9/._+~-]*)
     echo "install.sh: PREFIX and LIBDIR may hold letters, digits and / . _ + ~ - only" >&2
@@ -33,8 +37,6 @@ esac
 cargo build --profile abi --locked -q -p spillring-ffi ${FEATURES:+--features "$FEATURES"}
 target=$(cargo metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 rust=$target/abi/libspillring_ffi.a
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
 # One object of what Rust has made, in which nothing but spr_ is to be seen, so that it goes together with other Rust.
 # Two things go on the way: the bitcode that Rust's own objects carry beside their code (it makes the linker plugins of
