@@ -4,6 +4,9 @@
 //! thread's first touch, which may be in a signal handler that interrupted malloc. Stable Rust cannot
 //! ask for the initial-exec model, so the symbol is defined and loaded in assembly; in an executable
 //! the linker relaxes the load to a constant. All zeros is the block of a thread that never logged.
+//!
+//! The zeros stand in .tdata: .tbss follows that at its own alignment, and the gap would be static thread-local
+//! storage, which is scarce under dlopen.
 #![allow(unsafe_code)]
 
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64};
@@ -36,7 +39,7 @@ const _: () = assert!(size_of::<Block>() == 64);
 
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
-    ".pushsection .tbss.spillring_block,\"awT\",@nobits",
+    ".pushsection .tdata.spillring_block,\"awT\",@progbits",
     ".globl __spillring_block_0_1",
     ".hidden __spillring_block_0_1",
     ".type __spillring_block_0_1, @object",
@@ -49,7 +52,7 @@ core::arch::global_asm!(
 
 #[cfg(target_arch = "aarch64")]
 core::arch::global_asm!(
-    ".pushsection .tbss.spillring_block,\"awT\",%nobits",
+    ".pushsection .tdata.spillring_block,\"awT\",%progbits",
     ".globl __spillring_block_0_1",
     ".hidden __spillring_block_0_1",
     ".type __spillring_block_0_1, %object",

@@ -1,9 +1,9 @@
 //! No panic crosses, and what went wrong can be asked for.
 
 use crate::codes;
-use std::cell::RefCell;
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 /// Runs the body of an exported function. With the feature `panic-test` it panics.
 #[inline(always)]
@@ -24,9 +24,19 @@ pub fn guard(f: impl FnOnce() -> i32) -> c_int {
     }
 }
 
-thread_local! {
-    // Used by functions that may block only, never by a log call.
-    static MESSAGE: RefCell<String> = const { RefCell::new(String::new()) };
+/// The calling thread's message, by the C library's keys: `thread_local!` would take static thread-local storage of
+/// every program, for errors alone. Used by functions that may block only, never by a log call.
+fn message_key() -> Option<libc::pthread_key_t> {
+    unsafe extern "C" fn free(p: *mut c_void) {
+        // SAFETY: what `message` has put there; the C library has forgotten it.
+        drop(unsafe { Box::from_raw(p.cast::<String>()) });
+    }
+    static KEY: OnceLock<Option<libc::pthread_key_t>> = OnceLock::new();
+    *KEY.get_or_init(|| {
+        let mut key = 0;
+        // SAFETY: writes the key; the function stays in memory: the library is linked nodelete.
+        (unsafe { libc::pthread_key_create(&mut key, Some(free)) } == 0).then_some(key)
+    })
 }
 
 /// Remembers what went wrong, and answers its code.
@@ -36,12 +46,20 @@ pub fn failed(e: &spillring::Error) -> i32 {
 
 /// The same for what only this crate knows.
 pub fn message(code: i32, text: &str) -> i32 {
-    let _ = MESSAGE.try_with(|m| {
-        if let Ok(mut m) = m.try_borrow_mut() {
+    let Some(key) = message_key() else { return code };
+    // SAFETY: the key is ours. What stands there is this thread's String, and nobody else has it.
+    unsafe {
+        let there = libc::pthread_getspecific(key).cast::<String>();
+        if let Some(m) = there.as_mut() {
             m.clear();
             m.push_str(text);
+            return code;
         }
-    });
+        let new = Box::into_raw(Box::new(text.to_string()));
+        if libc::pthread_setspecific(key, new.cast()) != 0 {
+            drop(Box::from_raw(new));
+        }
+    }
     code
 }
 
@@ -72,8 +90,10 @@ pub unsafe extern "C" fn spr_error_message(buffer: *mut c_char, size: usize, nee
         if buffer.is_null() {
             return codes::NULL;
         }
-        let text =
-            MESSAGE.try_with(|m| m.try_borrow().map(|m| m.clone()).unwrap_or_default()).unwrap_or_default();
+        // SAFETY: as in `message`.
+        let text = message_key()
+            .and_then(|key| unsafe { libc::pthread_getspecific(key).cast::<String>().as_ref() })
+            .map_or("", String::as_str);
         if !needed.is_null() {
             // SAFETY: by the caller.
             unsafe { needed.write(text.len() + 1) };

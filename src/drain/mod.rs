@@ -24,7 +24,7 @@ use crate::merge::{self, Queue};
 use crate::release::{self, GoneCursor, Part};
 use crate::ringview::View;
 use crate::snapshot::{Limits, RingRead};
-use crate::sync::{AtomicBool, AtomicU64, Ordering::*};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use crate::sys::{self, process::Facts};
 use around::Around;
 use ring::{Calibrations, Line, Now, Ring};
@@ -795,33 +795,33 @@ impl Embedded {
     /// As [`Drain::open`].
     pub fn start(config: DrainConfig, mut hear: impl FnMut(&str) + Send + 'static) -> Result<Embedded> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (mine, (tell, told)) = (stop.clone(), std::sync::mpsc::channel());
+        // Not by a channel of the standard library: its thread-local storage would be that of every program that loads
+        // libspillring.
+        let opened = Arc::new(AtomicU32::new(0));
+        let (mine, is_open) = (stop.clone(), opened.clone());
         let dir = config.channel_dir.clone();
         let _blocked = sys::thread::SignalsBlocked::new();
         let thread = std::thread::Builder::new()
             .name("spillring-drain".into())
             .spawn(move || {
                 // Opened on its own thread: it is this one that is pinned to the drain's processor.
-                let mut drain = match Drain::open(config) {
-                    Ok(d) => d,
-                    Err(e) => {
-                        let _ = tell.send(Some(e));
-                        return Ok(Totals::default());
-                    }
-                };
-                let _ = tell.send(None);
+                let mut drain = Drain::open(config)?;
+                is_open.store(1, Release);
+                sys::thread::futex_wake(&is_open, 1);
                 drain.run(&mine, &mut hear)
             })
             .map_err(|e| Error::os("the drain's thread", e))?;
-        let mut drain = Embedded { stop, channel: None, thread: Some(thread) };
-        match told.recv() {
-            Ok(None) => {
-                drain.channel = Channel::create_or_open(&dir, false, Role::Producer).ok();
-                Ok(drain)
+        while opened.load(Acquire) == 0 {
+            if thread.is_finished() {
+                let ended = thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::new(Code::Os, "the drain's thread panicked")));
+                return ended.and(Err(Error::new(Code::Os, "the drain's thread ended at once")));
             }
-            Ok(Some(e)) => Err(e),
-            Err(_) => drain.end().and(Err(Error::new(Code::Os, "the drain's thread ended at once"))),
+            sys::thread::futex_wait(&opened, 0, Duration::from_millis(5));
         }
+        let channel = Channel::create_or_open(&dir, false, Role::Producer).ok();
+        Ok(Embedded { stop, channel, thread: Some(thread) })
     }
 
     /// Ends it when everything that is there by now is in the journal.
