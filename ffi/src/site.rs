@@ -100,9 +100,10 @@ pub struct Site {
 // SAFETY: the facts are static and never change; the rest is atomic.
 unsafe impl Sync for Site {}
 
-/// Words of a plan: 16 operations, 16 precisions, a word of sums, 16 types as they are stored, the strings of a
-/// quick one.
+/// Words of a plan: 16 operations (of a quick one 8, and how the quick call takes them), 16 precisions, a word of sums,
+/// 16 types as they are stored, the strings of a quick one.
 pub const PLAN: usize = 10;
+const QUICK_OPS: usize = 1;
 const TYPES: usize = 7;
 const QUICK: usize = 9;
 
@@ -116,7 +117,9 @@ mod op {
     pub const CHAR: u8 = 18;
     /// errno, which takes no value.
     pub const ERRNO: u8 = 19;
-    /// Address and length.
+    /// In a quick call, this and its bytes (1, 2, 4): a number behind which there is no room for 8.
+    pub const TIGHT: u8 = 8;
+    /// Address and length. (Even, and those below odd: see `Quick::put`.)
     pub const STR: u8 = 24;
     /// Address; ends with a NUL.
     pub const CSTR: u8 = 25;
@@ -306,7 +309,6 @@ impl Site {
     fn keep(&self, plan: &Plan) {
         let word = |b: &[u8]| u64::from_le_bytes(b.try_into().unwrap_or_default());
         for i in 0..2 {
-            self.plan[i].store(word(&plan.ops[8 * i..8 * i + 8]), Relaxed);
             self.plan[TYPES + i].store(word(&plan.types[8 * i..8 * i + 8]), Relaxed);
         }
         for i in 0..4 {
@@ -315,9 +317,21 @@ impl Site {
             self.plan[2 + i].store(w, Relaxed);
         }
         let (mut strings, mut n, mut at, mut quick) = (0, 0, 0u64, plan.n <= 8);
-        for &op in &plan.ops[..plan.n] {
+        let (mut quick_ops, mut offset) = (0, 0);
+        for (i, &op) in plan.ops[..plan.n].iter().enumerate() {
+            let (mut how, mut bytes) = (op, 4);
             match op {
-                1..=8 => at += 1,
+                1..=8 => {
+                    at += 1;
+                    bytes = u16::from(op);
+                    // All 8 bytes of the value are written where they fit: a payload is a multiple of 8 long. Behind
+                    // a string nothing is known but what follows.
+                    let fits = plan.fixed.saturating_sub(offset) >= 8
+                        || n == 0 && offset + 8 <= plan.fixed.next_multiple_of(8);
+                    if !fits {
+                        how = op::TIGHT + op;
+                    }
+                }
                 op::STR | op::CSTR | op::CSTR_BEFORE => {
                     // The highest bit says that there is one: a place in the values may be 0.
                     strings |= (0x80 | u64::from(op - op::STR) << 5 | at & 31) << (8 * (n & 7));
@@ -326,8 +340,13 @@ impl Site {
                 }
                 _ => quick = false,
             }
+            offset += bytes;
+            quick_ops |= u64::from(how) << (8 * (i & 7));
         }
         self.plan[QUICK].store(strings, Relaxed);
+        // Nothing else is ever stored to a word: another thread may be taking arguments by it.
+        self.plan[0].store(word(&plan.ops[..8]), Relaxed);
+        self.plan[QUICK_OPS].store(if quick { quick_ops } else { word(&plan.ops[8..]) }, Relaxed);
         let quick = if quick { sum::QUICK } else { 0 };
         let sums = u64::from(plan.fixed) | (plan.n as u64) << sum::OPS | plan.flags | quick | sum::READY;
         // Release, pairs with the load in `log`. Whoever else is here stores the same.
@@ -501,10 +520,6 @@ unsafe fn measure(op: u8, bound: u16, values: *const Value) -> Result<u32, i32> 
             }
             return u32::try_from(len).map_err(|_| spillring::Code::TooLarge as i32);
         }
-        if op == op::CSTR && !p.is_null() {
-            let len = libc::strnlen(p.cast(), MAX_STRING + 1);
-            return Ok(if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 });
-        }
         let precision = if op == op::CSTR {
             None
         } else if op == op::CSTR_FIXED {
@@ -516,10 +531,26 @@ unsafe fn measure(op: u8, bound: u16, values: *const Value) -> Result<u32, i32> 
             let whole = precision.is_none_or(|n| n >= NULL_TEXT.len());
             return Ok(if whole { NULL_TEXT.len() as u32 } else { 0 });
         }
-        let most = precision.unwrap_or(MAX_STRING + 1);
-        let len = libc::strnlen(p.cast(), most);
-        Ok(if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 })
+        Ok(bounded(p, precision.unwrap_or(MAX_STRING + 1)))
     }
+}
+
+/// What is stored of a string that ends with a NUL or after `most` bytes.
+///
+/// # Safety
+/// It is one.
+#[inline(always)]
+unsafe fn bounded(p: *const u8, most: usize) -> u32 {
+    // SAFETY: by the caller.
+    let len = unsafe { libc::strnlen(p.cast(), most) };
+    if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 }
+}
+
+/// [`measure`] for the quick call: of what is NULL, too long, or has its bound before it.
+#[inline(never)]
+unsafe fn seldom_measured(op: u8, at: *const Value) -> Result<u32, i32> {
+    // SAFETY: as `measure`; no precision is asked for.
+    unsafe { measure(op, 0, at) }
 }
 
 /// A log call that is not quick, after the checks. Async-signal-safe.
@@ -600,10 +631,13 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
         return codes::OK;
     }
     let sums = site.plan[6].load(Acquire);
-    let ops = site.plan[0].load(Relaxed);
-    if sums & sum::QUICK == 0 || values.is_null() && ops != 0 {
+    let ops = site.plan[QUICK_OPS].load(Relaxed);
+    if sums & sum::QUICK == 0 {
         // SAFETY: by the caller.
         return unsafe { general(site, sums, ticks, values) };
+    }
+    if values.is_null() {
+        return quick_without_values(site, ops, sums, ticks);
     }
     let mut lens = [const { MaybeUninit::uninit() }; 8];
     let mut len = sums as usize & 0xffff;
@@ -614,13 +648,20 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
         // are at most 8.
         unsafe {
             let at = values.add(strings as usize & 31);
-            match measure(op::STR + (strings >> 5) as u8 % 4, 0, at) {
-                Ok(n) => {
-                    lens.get_unchecked_mut(i).write(n);
-                    len += n as usize;
+            let p = (*at).p;
+            let usual = !p.is_null();
+            let n = if usual && strings & KIND == kind(op::CSTR) {
+                bounded(p, MAX_STRING + 1)
+            } else if usual && strings & KIND == kind(op::STR) && (*at.add(1)).u <= MAX_STRING as u64 {
+                (*at.add(1)).u as u32
+            } else {
+                match seldom_measured(op::STR + (strings >> 5) as u8 % 4, at) {
+                    Ok(n) => n,
+                    Err(code) => return code,
                 }
-                Err(code) => return code,
-            }
+            };
+            lens.get_unchecked_mut(i).write(n);
+            len += n as usize;
         }
         i += 1;
         strings >>= 8;
@@ -631,6 +672,19 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
         // SAFETY: by the caller.
         None => unsafe { general(site, sums, ticks, values) },
     }
+}
+
+/// Of a byte of the word of a quick plan's strings: the operation.
+const KIND: u64 = 3 << 5;
+const fn kind(op: u8) -> u64 {
+    ((op - op::STR) as u64) << 5
+}
+
+/// NULL is right where nothing is stored.
+#[cold]
+#[inline(never)]
+fn quick_without_values(site: &Site, ops: u64, sums: u64, ticks: u64) -> i32 {
+    if ops == 0 { without_values(site, sums, ticks) } else { codes::NULL }
 }
 
 /// The arguments of a call whose plan is a quick one: see [`sum::QUICK`].
@@ -653,49 +707,48 @@ unsafe impl Payload for Quick<'_> {
 
     #[inline(always)]
     unsafe fn put(&self, dst: *mut u8) {
-        // SAFETY: as for `Captured`.
+        // SAFETY: as for `Captured`. What a number writes beyond itself the next one overwrites, or is padding: see
+        // `Site::keep`.
         unsafe {
-            let end = dst.add((self.len + 7) & !7);
             let (mut to, mut values, mut ops) = (dst, self.values, self.ops);
             let mut lens = self.lens.as_ptr();
             while ops != 0 {
                 let op = ops as u8;
                 ops >>= 8;
-                let v = (*values).u;
                 if op <= 8 {
-                    if end.offset_from(to) >= 8 {
-                        // The next one overwrites what is too much.
-                        to.cast::<u64>().write_unaligned(v);
-                    } else if op == 4 {
-                        to.cast::<u32>().write_unaligned(v as u32);
-                    } else {
-                        // Of 8 bytes there is room for 8.
-                        to.write(v as u8);
-                        if op == 2 {
-                            to.add(1).write((v >> 8) as u8);
-                        }
-                    }
+                    to.cast::<u64>().write_unaligned((*values).u);
                     to = to.add(usize::from(op));
                     values = values.add(1);
-                } else {
+                } else if op >= op::STR {
                     let len = (*lens).assume_init();
                     lens = lens.add(1);
                     to.cast::<u32>().write_unaligned(len);
                     to = to.add(4);
-                    if op == op::STR || !(*values).p.is_null() && !Captured::is_cut(op, len) {
-                        core::ptr::copy_nonoverlapping((*values).p, to, len as usize);
+                    let p = (*values).p;
+                    if p.is_null() || len as usize > MAX_STRING {
+                        seldom(op, p, len, to);
                     } else {
-                        seldom((*values).p, len, to);
+                        copy(p, to, len as usize);
                     }
                     to = to.add(len as usize);
-                    values = values.add(if op == op::STR { 2 } else { 1 });
+                    // STR is the only even one.
+                    values = values.add(2 - usize::from(op & 1));
+                } else {
+                    let (v, n) = ((*values).u, usize::from(op - op::TIGHT));
+                    core::ptr::copy_nonoverlapping((&raw const v).cast::<u8>(), to, n);
+                    to = to.add(n);
+                    values = values.add(1);
                 }
             }
         }
     }
 
     fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        let ops = self.ops.to_le_bytes();
+        // As a call that is not quick has them.
+        let ops = self
+            .ops
+            .to_le_bytes()
+            .map(|op| if op > op::TIGHT && op < op::WIDE { op - op::TIGHT } else { op });
         let n = ops.iter().position(|op| *op == 0).unwrap_or(8);
         let (mut lens, mut next) = ([const { MaybeUninit::uninit() }; MAX_ARGS], 0);
         for i in 0..n {
@@ -710,12 +763,45 @@ unsafe impl Payload for Quick<'_> {
     }
 }
 
-/// A string that is NULL, or cut.
+/// As memcpy; short ones without a call.
+///
+/// # Safety
+/// `n` bytes at both, which do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
+    // SAFETY: all of it within the `n` bytes; what two pieces have in common is written twice.
+    unsafe {
+        let piece = |at: usize, len: usize| core::ptr::copy_nonoverlapping(from.add(at), to.add(at), len);
+        match n {
+            16..=32 => {
+                piece(0, 16);
+                piece(n - 16, 16);
+            }
+            33..=64 => {
+                piece(0, 16);
+                piece(16, 16);
+                piece(n - 32, 16);
+                piece(n - 16, 16);
+            }
+            8..=15 => {
+                piece(0, 8);
+                piece(n - 8, 8);
+            }
+            4..=7 => {
+                piece(0, 4);
+                piece(n - 4, 4);
+            }
+            _ => piece(0, n),
+        }
+    }
+}
+
+/// A string that is NULL, cut, or very long.
 #[cold]
 #[inline(never)]
-unsafe fn seldom(from: *const u8, len: u32, to: *mut u8) {
+unsafe fn seldom(op: u8, from: *const u8, len: u32, to: *mut u8) {
     let from = if from.is_null() { NULL_TEXT.as_ptr() } else { from };
-    let n = len as usize - if len as usize > MAX_STRING { CUT.len() } else { 0 };
+    let n = len as usize - if Captured::is_cut(op, len) { CUT.len() } else { 0 };
     // SAFETY: by the caller, `len` bytes of room; a string has as many as were measured, and NULL shows as at most 6.
     unsafe {
         core::ptr::copy_nonoverlapping(from, to, n);
@@ -898,4 +984,88 @@ pub unsafe extern "C" fn spr_now(ticks: *mut u64) -> c_int {
         unsafe { ticks.write(spillring::writer::now()) };
         codes::OK
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The quick call stores the bytes that the other one does, and none beyond them.
+    #[test]
+    fn quick_and_general_calls_store_the_same() {
+        const KINDS: [u8; 7] = [ty::U8, ty::I16, ty::U32, ty::F64, ty::STR, take::CSTR, take::POINTER];
+        let text = b"0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz\0";
+        let mut checked = 0;
+        for n in 0..=4u32 {
+            for which in 0..KINDS.len().pow(n) {
+                let types: Vec<u8> =
+                    (0..n).map(|i| KINDS[which / KINDS.len().pow(i) % KINDS.len()]).collect();
+                let mut plan = Plan {
+                    ops: [0; MAX_ARGS],
+                    bounds: [0; MAX_ARGS],
+                    types: [0; MAX_ARGS],
+                    n: 0,
+                    fixed: 0,
+                    flags: 0,
+                };
+                types.iter().for_each(|t| plan.arg(*t, Bound::None).expect("room"));
+                // SAFETY: a site of zeros is one without facts; none of its pointers is followed.
+                let site: Site = unsafe { std::mem::zeroed() };
+                site.keep(&plan);
+                let ops = site.plan[QUICK_OPS].load(Relaxed);
+                assert!(site.plan[6].load(Relaxed) & sum::QUICK != 0 && (ops >> (8 * n)) == 0);
+                // Of all lengths a string has code of its own for.
+                for size in [0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 33, 64, 65, 72] {
+                    if size != 0 && !types.iter().any(|t| *t == ty::STR || *t == take::CSTR) {
+                        break;
+                    }
+                    let (mut values, mut lens, mut all, mut len, mut k) =
+                        (Vec::new(), [MaybeUninit::uninit(); 8], [MaybeUninit::uninit(); MAX_ARGS], 0, 0);
+                    for (i, t) in types.iter().enumerate() {
+                        if *t == ty::STR || *t == take::CSTR {
+                            let p = text[text.len() - 1 - size..].as_ptr();
+                            values.push(Value { p });
+                            values.extend((*t == ty::STR).then_some(Value { u: size as u64 }));
+                            lens[k].write(size as u32);
+                            all[i].write(size as u32);
+                            (k, len) = (k + 1, len + size);
+                        } else {
+                            values.push(Value { u: 0x1122_3344_5566_7788u64.wrapping_mul(i as u64 + 3) });
+                        }
+                    }
+                    len += usize::from(plan.fixed);
+                    let quick = Quick { ops, values: values.as_ptr(), lens: &lens, len };
+                    let captured = Captured {
+                        ops: plan.ops.as_ptr(),
+                        n: plan.n,
+                        values: quick.values,
+                        lens: &all,
+                        len,
+                        errno: 0,
+                    };
+                    let stored = |put: &dyn Fn(*mut u8)| {
+                        let mut to = vec![0xee; len + 32];
+                        put(to.as_mut_ptr());
+                        let room = len.next_multiple_of(8);
+                        assert!(to[room..].iter().all(|b| *b == 0xee), "{types:?} {size}");
+                        to.truncate(len);
+                        to
+                    };
+                    // SAFETY: as much room as it needs.
+                    let a = stored(&|to| unsafe { quick.put(to) });
+                    // SAFETY: the same.
+                    let b = stored(&|to| unsafe { captured.put(to) });
+                    assert!(a == b && a == gathered(&quick) && a == gathered(&captured), "{types:?} {size}");
+                    checked += 1;
+                }
+            }
+        }
+        assert!(checked > 20_000);
+    }
+
+    fn gathered(p: &impl Payload) -> Vec<u8> {
+        let mut all = Vec::new();
+        p.pieces(&mut |p| all.extend_from_slice(p));
+        all
+    }
 }

@@ -1,8 +1,9 @@
 //! The call sites of C and C++, through the shared library, against those of the Rust macro: the same records,
-//! alternating burst by burst in one process that holds both libraries. For each burst the mean of a call; of all
-//! bursts p50 and p99.9. The ratio may be 1.3; here, in the test command, the run is short and only p50 is judged, at
-//! twice that, since other tests run beside it. `cargo test --release -p spillring-ffi --test speed -- --full` runs
-//! long and judges both.
+//! alternating burst by burst in one process that holds both libraries. For each burst the mean of a call; of the
+//! bursts of a round p50 and p99.9, and their ratios to Rust's in that round. Said is the median of the rounds, and
+//! `noisy` where they lie more than 25 % of it apart: then nothing is to be concluded. The ratio may be 1.3; here, in
+//! the test command, the run is short and only p50 is judged, at twice that, since other tests run beside it. `cargo
+//! test --release -p spillring-ffi --test speed -- --full` runs long and judges both, where they are not noisy.
 #![allow(unsafe_code)]
 
 mod kit;
@@ -141,22 +142,31 @@ fn main() {
         ("C, the same", Box::new(|i| c_numbers(i, 0.5, black_box(7)))),
         ("C++, the same", Box::new(|i| cpp_numbers(i, 0.5, black_box(7)))),
     ];
-    let bursts = if full { 60_000 } else { 4_000 };
+    let (rounds, bursts) = if full { (7, 50_000) } else { (5, 800) };
+    // Of each call and round.
+    let mut found: Vec<Vec<[f64; 2]>> = vec![Vec::new(); calls.len()];
     let mut means: Vec<Vec<f64>> = vec![Vec::with_capacity(bursts); calls.len()];
-    for n in 0..bursts {
-        for i in 0..calls.len() {
-            let which = (i + n) % calls.len();
-            let call = &calls[which].1;
-            let t = ticks();
-            for j in 0..BURST {
-                call(black_box(j as i32));
+    for _ in 0..rounds {
+        for n in 0..bursts {
+            for i in 0..calls.len() {
+                let which = (i + n) % calls.len();
+                let call = &calls[which].1;
+                let t = ticks();
+                for j in 0..BURST {
+                    call(black_box(j as i32));
+                }
+                means[which].push((ticks() - t) as f64 / BURST as f64);
             }
-            means[which].push((ticks() - t) as f64 / BURST as f64);
+            if n % 64 == 0 {
+                // Both drains have taken all: what is measured is never a full ring.
+                let mine = spillring::flush(std::time::Duration::from_secs(60));
+                assert_eq!((mine.map_err(|e| e.message), flush(60_000)), (Ok(()), 0));
+            }
         }
-        if n % 64 == 0 {
-            // Both drains have taken all: what is measured is never a full ring.
-            let mine = spillring::flush(std::time::Duration::from_secs(60));
-            assert_eq!((mine.map_err(|e| e.message), flush(60_000)), (Ok(()), 0));
+        for (found, means) in found.iter_mut().zip(&mut means) {
+            means.sort_by(f64::total_cmp);
+            found.push([percentile(means, 0.5), percentile(means, 0.999)]);
+            means.clear();
         }
     }
     let hz = {
@@ -165,21 +175,25 @@ fn main() {
         (ticks() - t) as f64 / (spillring::sys::time::monotonic_raw_ns() - n) as f64
     };
     let mut wrong = Vec::new();
-    let mut base = (0.0, 0.0);
     for (i, (name, _)) in calls.iter().enumerate() {
-        means[i].sort_by(f64::total_cmp);
-        let (p50, p999) = (percentile(&means[i], 0.5), percentile(&means[i], 0.999));
-        if name.starts_with("rust") {
-            base = (p50, p999);
-        }
-        let (r50, r999) = (p50 / base.0, p999 / base.1);
-        println!(
-            "{name}: p50 {:.1} ns (ratio {r50:.2}), p99.9 {:.1} ns (ratio {r999:.2})",
-            p50 / hz,
-            p999 / hz
-        );
-        if r50 > if full { 1.3 } else { 2.6 } || full && r999 > 1.3 {
-            wrong.push(*name);
+        println!("{name}");
+        // The call of Rust before it.
+        let base = (0..=i).rev().find(|&i| calls[i].0.starts_with("rust")).unwrap_or(i);
+        for (k, what) in ["p50", "p99.9"].into_iter().enumerate() {
+            let sorted = |f: &dyn Fn(usize) -> f64| {
+                let mut all: Vec<f64> = (0..rounds).map(f).collect();
+                all.sort_by(f64::total_cmp);
+                (all[rounds / 2], all[0], all[rounds - 1])
+            };
+            let (ns, ..) = sorted(&|r| found[i][r][k] / hz);
+            let (ratio, least, most) = sorted(&|r| found[i][r][k] / found[base][r][k]);
+            let noisy = most - least > 0.25 * ratio;
+            let said = if noisy { "  noisy" } else { "" };
+            println!("    {what:5} {ns:7.1} ns  ratio {ratio:.2} ({least:.2} to {most:.2}){said}");
+            let judged = if full { !noisy } else { k == 0 };
+            if judged && ratio > if full { 1.3 } else { 2.6 } {
+                wrong.push(format!("{name}: {what}"));
+            }
         }
     }
     assert_eq!(spillring::flush(std::time::Duration::from_secs(60)).map_err(|e| e.message), Ok(()));
