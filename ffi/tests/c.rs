@@ -21,6 +21,7 @@ const CASES: &[Case] = &[
     ("exported_symbols_are_those_of_the_list", &["gcc", "nm"], exported_symbols),
     ("the_shared_object_is_what_it_must_be", &["gcc", "readelf"], shared_object),
     ("copies_of_the_library_fit_static_tls", &["gcc"], copies),
+    ("musl_is_refused_by_name", &["musl-gcc"], musl),
     ("no_panic_crosses", &["gcc"], no_panic_crosses),
     ("printf_is_printf", &["gcc"], differential),
     ("calls_of_c", &["gcc"], calls_c),
@@ -327,10 +328,20 @@ fn shared_object() {
     }
     // The unstripped object says that it is our block that this one relocation leads to.
     let symbols = run("nm", &["--defined-only", &s(&installed().archive())]);
-    assert!(symbols.lines().any(|l| l.ends_with("b __spillring_block_0_1")), "{symbols}");
+    assert!(symbols.lines().any(|l| l.ends_with("d __spillring_block_0_1")), "{symbols}");
     let headers = run("readelf", &["-lW", &so]);
     let tls = headers.lines().find(|l| l.trim_start().starts_with("TLS")).expect("a TLS segment");
     println!("{}", tls.trim());
+    // "TLS offset address address filesize size": of it 64 are ours, the rest is std's (threads, panics, hashing).
+    let size =
+        tls.split_whitespace().nth(5).and_then(|n| u64::from_str_radix(n.strip_prefix("0x")?, 16).ok());
+    let size = size.expect("a size");
+    assert!(size <= 192, "{size} bytes of static thread-local storage");
+    let header = std::fs::read_to_string(root().join("include/spillring.h")).expect("the header");
+    assert!(
+        !cfg!(target_arch = "x86_64") || header.contains(&format!("takes {size} bytes of static")),
+        "{size} bytes, and the header says something else"
+    );
 }
 
 /// dlopen of a copy after another: each takes static thread-local storage, of which there is little.
@@ -351,10 +362,40 @@ fn copies() {
     let said = run(&s(&program), &all.iter().map(|p| p.to_str().expect("UTF-8")).collect::<Vec<_>>());
     println!("{}", said.trim());
     let fit: u32 = said.split(':').next().and_then(|n| n.parse().ok()).expect("a number");
-    assert!(fit >= 4 && said.contains("cannot allocate memory in static TLS block"), "{said}");
+    assert!(fit >= 8 && said.contains("cannot allocate memory in static TLS block"), "{said}");
     // What the header advises then: preloaded, it is the one that everybody gets.
     let header = std::fs::read_to_string(root().join("include/spillring.h")).expect("the header");
     assert!(header.contains("cannot allocate memory in static TLS block") && header.contains("LD_PRELOAD"));
+}
+
+/// musl has no static thread-local storage left for what is loaded: why, and that it is said before anything is made.
+fn musl() {
+    let dir = kit::dir();
+    let out = Command::new(root().join("ffi/install.sh"))
+        .env("CC", "musl-gcc")
+        .env("PREFIX", dir.path().join("to"))
+        .env_remove("DESTDIR")
+        .output()
+        .expect("sh");
+    let said = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("musl's dlopen cannot load") && said.contains("libspillring_ffi.a"), "{said}");
+    assert!(!dir.path().join("to").exists());
+    // A block as ours, in an object of musl's own.
+    let (so, program) = (s(&dir.path().join("block.so")), s(&dir.path().join("load")));
+    let file = |name: &str, code: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, code).expect("a file");
+        s(&path)
+    };
+    let block = "__attribute__((tls_model(\"initial-exec\"))) _Thread_local long block[8];\nlong *f(void) { return block; }\n";
+    run("musl-gcc", &["-shared", "-fPIC", "-o", &so, &file("block.c", block)]);
+    let load = "#include <dlfcn.h>\n#include <stdio.h>\nint main(int c, char **v) { (void)c; void *p = dlopen(v[1], RTLD_NOW); puts(p ? \"loaded\" : dlerror()); return !!p; }\n";
+    run("musl-gcc", &["-o", &program, &file("load.c", load)]);
+    let said = run(&program, &[&so]);
+    assert!(said.contains("initial-exec TLS"), "{said}");
+    // And of the library that glibc's programs use nothing is loaded by half.
+    println!("{} {}", said.trim(), run(&program, &[&s(&installed().so())]).trim());
 }
 
 fn no_panic_crosses() {
