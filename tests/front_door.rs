@@ -399,6 +399,63 @@ fn a_caller_says_when_it_was() {
     assert!(all[4].utc <= after && all[4].ticks > all[5].ticks);
 }
 
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATED: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: the system's allocator does all of it.
+unsafe impl std::alloc::GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        let _ = ALLOCATED.try_with(|n| n.set(n.get() + 1));
+        // SAFETY: by the caller.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: by the caller.
+        unsafe { std::alloc::System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Of any kind, also a thread's and a site's first.
+#[test]
+fn no_call_allocates() {
+    let _lock = filter_lock();
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let child = fork_and(|| {
+        let _log = spillring::init_with(&s).unwrap();
+        let (user, list, long) = ("ada", [1, 2, 3], "x".repeat(5000));
+        let path = std::path::Path::new("/a b");
+        let calls = || {
+            let before = ALLOCATED.get();
+            for i in 0..100u32 {
+                spillring::info!("{} {} {}", i, 2.5, user);
+                spillring::warn!(target: "orders", list = ?list, path = %path.display(), "{}", user);
+                spillring::error!(n = i, "{user} has {list:?} {long}");
+                spillring::info!("{}", %long);
+                spillring::every_n!(4, Level::Info, n = i, "every");
+                spillring::rate!(5, Duration::from_secs(1), Level::Warn, "slow");
+                spillring::debug!("off {}", user);
+            }
+            ALLOCATED.get() - before
+        };
+        assert_eq!(std::thread::scope(|t| t.spawn(calls).join().unwrap()), 0);
+        assert_eq!(calls(), 0);
+        // It counts.
+        let before = ALLOCATED.get();
+        drop(std::hint::black_box(Box::new(1)));
+        assert_eq!(ALLOCATED.get() - before, 1);
+    });
+    assert_eq!(child.wait(), 0);
+    assert!(drained(&s).len() > 800);
+}
+
 #[test]
 fn exit_without_dropping_the_guard_loses_nothing() {
     let _lock = filter_lock();
