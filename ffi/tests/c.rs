@@ -37,6 +37,7 @@ const CASES: &[Case] = &[
     ("a_million_calls_and_no_system_call", &["gcc", "strace"], no_system_calls),
     ("sanitizers_find_nothing", &["gcc", "g++"], sanitizers),
     ("valgrind_finds_nothing", &["gcc", "g++", "valgrind"], valgrind),
+    ("installed_below_destdir_for_its_prefix", &["gcc"], destdir),
     ("a_cmake_project_of_its_own", &["gcc", "g++", "cmake", "make"], cmake_project),
     ("a_make_project_of_its_own", &["gcc", "g++", "pkg-config", "make"], make_project),
     ("man_pages_are_well_formed", &["gcc", "mandoc"], man_pages),
@@ -156,12 +157,23 @@ fn headers_compile() {
     }
     // A minimum level leaves the calls below it out.
     let dir = kit::dir();
-    let (c, o) = (dir.path().join("a.c"), dir.path().join("a.o"));
-    std::fs::write(&c, "#define SPR_MIN_LEVEL SPR_LEVEL_WARN\n#include \"spillring.h\"\nvoid f(void) { SPR_INFO(\"left out\"); }")
-        .expect("a file");
-    run("gcc", &["-O1", "-c", &s(&c), "-o", &s(&o), &installed().include()]);
-    let object = std::fs::read(&o).expect("an object");
-    assert!(!object.windows(8).any(|w| w == b"left out"));
+    for (compiler, std, header) in
+        [("gcc", "-std=c11", "spillring.h"), ("g++", "-std=c++17", "spillring.hpp")]
+    {
+        let (source, o) = (
+            dir.path().join(format!("{header}.{}", if compiler == "gcc" { "c" } else { "cpp" })),
+            dir.path().join("a.o"),
+        );
+        let code = format!(
+            "#define SPR_MIN_LEVEL SPR_LEVEL_WARN\n#include \"{header}\"\nvoid f(int i) {{ SPR_INFO(\"left out\"); \
+             SPR_LOG_EVERY_N(SPR_LEVEL_DEBUG, 2, \"left out\"); SPR_WARN(\"is there\"); (void)i; }}"
+        );
+        std::fs::write(&source, code).expect("a file");
+        run(compiler, &[std, "-O1", "-c", &s(&source), "-o", &s(&o), &installed().include()]);
+        let object = std::fs::read(&o).expect("an object");
+        let has = |text: &[u8]| object.windows(text.len()).any(|w| w == text);
+        assert!(has(b"is there") && !has(b"left out"), "{compiler}");
+    }
 }
 
 fn light_header() {
@@ -637,6 +649,29 @@ fn examples(dir: &Path, kinds: [&str; 2]) {
             }
         }
     }
+}
+
+/// As a packager does: everything lies below DESTDIR, and nothing in it says so.
+fn destdir() {
+    let dir = kit::dir();
+    let to = dir.path().join("package");
+    let libdir = "/usr/lib/some-triplet";
+    kit::install_with(&[("DESTDIR", &s(&to)), ("PREFIX", "/usr"), ("LIBDIR", libdir)]);
+    let lib = to.join(&libdir[1..]);
+    for file in ["libspillring.so", "libspillring.so.0", "libspillring.a"] {
+        assert!(lib.join(file).is_file(), "{file}");
+    }
+    assert!(to.join("usr/include/spillring.hpp").is_file() && to.join("usr/share/man/man3").is_dir());
+    let mut texts = String::new();
+    for file in ["pkgconfig/spillring.pc", "cmake/spillring/spillringConfig.cmake"] {
+        texts += &std::fs::read_to_string(lib.join(file)).expect("a file");
+    }
+    assert!(!texts.contains(&s(&to)) && texts.contains(libdir) && texts.contains("prefix=/usr\n"), "{texts}");
+    let all = std::fs::read_dir(&to).expect("a folder").count();
+    assert_eq!(
+        (all, std::fs::read_link(lib.join("libspillring.so")).expect("a link")),
+        (1, "libspillring.so.0".into())
+    );
 }
 
 fn cmake_project() {

@@ -67,17 +67,20 @@ fn install(name: &str, features: &str) -> Tree {
     let to = root().join("target/ffi-tests").join(name);
     let _ = std::fs::remove_dir_all(&to);
     std::fs::create_dir_all(&to).expect("a folder under target");
-    // A folder of its own for what cargo makes: the one of this very run is locked by it.
-    let out = Command::new(root().join("ffi/install.sh"))
-        .env("PREFIX", &to)
-        .env_remove("DESTDIR")
-        .env_remove("LIBDIR")
-        .env("FEATURES", features)
-        .env("CARGO_TARGET_DIR", root().join("target/ffi-tests/build"))
-        .output()
-        .expect("sh");
-    assert!(out.status.success(), "install.sh: {}{}", text(&out.stdout), text(&out.stderr));
+    install_with(&[("PREFIX", &s(&to)), ("FEATURES", features)]);
     Tree(to)
+}
+
+/// Runs install.sh with these variables and no other.
+pub fn install_with(variables: &[(&str, &str)]) {
+    let mut c = Command::new(root().join("ffi/install.sh"));
+    for name in ["PREFIX", "DESTDIR", "LIBDIR", "FEATURES"] {
+        c.env_remove(name);
+    }
+    // A folder of its own for what cargo makes: the one of this very run is locked by it.
+    c.env("CARGO_TARGET_DIR", root().join("target/ffi-tests/build"));
+    let out = c.envs(variables.iter().copied()).output().expect("sh");
+    assert!(out.status.success(), "install.sh: {}{}", text(&out.stdout), text(&out.stderr));
 }
 
 /// The library as it is delivered. Two test programs that come here at a time take turns.
