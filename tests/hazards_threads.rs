@@ -21,6 +21,7 @@ fn main() {
     }
     run(vec![
         ("first_contact_is_in_a_handler", None, first_contact),
+        ("interrupted_before_it_had_a_lane", None, interrupted_before_it_had_a_lane),
         ("handlers_nested_two_deep", None, nested_two_deep),
         ("handlers_while_threads_start_and_end", None, handlers_and_threads),
         ("handler_on_an_alternate_stack", None, alternate_stack),
@@ -162,6 +163,56 @@ fn handlers_and_threads() {
     assert!(c.len() as u64 == 2 * N && c.values().all(|n| *n == EACH));
     eprintln!("{} handlers, {} inside a call", handled.len(), out[1].load(SeqCst));
     assert!(out[1].load(SeqCst) > 50);
+}
+
+/// The drain meets a thread first by a record of a handler that interrupted the claim of its lane. What it then forgets
+/// of threads that are silent, the records of the lane must not need.
+fn interrupted_before_it_had_a_lane() {
+    static EARLY: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn handler(_: i32) {
+        let early = call_open() && !has_lane();
+        info!("a {}", A.fetch_add(1, SeqCst));
+        if early {
+            // Until the drain has seen it, and nothing else of this thread.
+            std::thread::sleep(Duration::from_millis(50));
+            EARLY.fetch_add(1, SeqCst);
+        }
+    }
+    let dir = Scratch::new();
+    let s = settings(&dir);
+    let out = shared_words();
+    let child = producer(&s, || {
+        on(libc::SIGUSR1, handler, 0);
+        let log = || info!("b {}", B.fetch_add(1, SeqCst));
+        for turn in 0.. {
+            let thread = std::thread::spawn(move || {
+                let timer = Timer::new(libc::SIGUSR1);
+                timer.arm(5_000 + turn % 20 * 5_000, 0);
+                log();
+                drop(timer);
+                let begun = Instant::now();
+                while EARLY.load(SeqCst) > 0 && begun.elapsed() < Duration::from_millis(2_500) {
+                    log();
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+            });
+            thread.join().unwrap();
+            if EARLY.load(SeqCst) > 0 {
+                break;
+            }
+        }
+        out[0].store(A.load(SeqCst), SeqCst);
+        out[1].store(B.load(SeqCst), SeqCst);
+    });
+    let mut d = drain_of(&s);
+    soon("the thread's seconds", || {
+        d.pass(false).unwrap();
+        out[1].load(SeqCst) > 0
+    });
+    drop(d);
+    let j = drained(&s, child);
+    let all = [("a".to_string(), out[0].load(SeqCst)), ("b".to_string(), out[1].load(SeqCst))];
+    assert_eq!(counts(&j.clean().texts), all.into());
 }
 
 fn alternate_stack() {

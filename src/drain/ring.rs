@@ -753,7 +753,10 @@ impl State {
         let silent = |l: &Line| l.entries.is_empty() && utc.saturating_sub(l.last_in) > SILENT_NS;
         self.last_thread = NO_THREAD;
         for (th, _) in self.lines.threads.extract_if(|_, l| silent(l)) {
-            if let Some(n) = self.threads.remove(&th) {
+            // Of one that has got a lane since, the lane's entries may name it: see below.
+            if !self.lane_of.contains_key(&th)
+                && let Some(n) = self.threads.remove(&th)
+            {
                 log.journal.retire_thread(n);
             }
         }
