@@ -613,7 +613,7 @@ fn sanitizers() {
 fn valgrind() {
     let dir = kit::dir();
     for (file, compiler) in [("calls.c", "gcc"), ("calls.cpp", "g++")] {
-        let program = Build::new(compiler).program(file, dir.path());
+        let program = Build::new(compiler).flag("-DVALGRIND").program(file, dir.path());
         let place = kit::dir();
         let mut command = Command::new("valgrind");
         command.args(["-q", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite"]);

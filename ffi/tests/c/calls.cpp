@@ -57,7 +57,9 @@ int main() {
     const char *null = nullptr;
     s = "a string that is too long to be kept without memory of its own";
     text = s, named.name = s;
+#ifndef VALGRIND // which counts for itself
     CHECK(made > 0);
+#endif
     const unsigned long before = made;
     SPR_INFO("nothing {{}}");
     SPR_INFO("order {} of {:>8} at {:.2}", order, order.item, 1.5);
