@@ -531,26 +531,9 @@ unsafe fn measure(op: u8, bound: u16, values: *const Value) -> Result<u32, i32> 
             let whole = precision.is_none_or(|n| n >= NULL_TEXT.len());
             return Ok(if whole { NULL_TEXT.len() as u32 } else { 0 });
         }
-        Ok(bounded(p, precision.unwrap_or(MAX_STRING + 1)))
+        let len = libc::strnlen(p.cast(), precision.unwrap_or(MAX_STRING + 1));
+        Ok(if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 })
     }
-}
-
-/// What is stored of a string that ends with a NUL or after `most` bytes.
-///
-/// # Safety
-/// It is one.
-#[inline(always)]
-unsafe fn bounded(p: *const u8, most: usize) -> u32 {
-    // SAFETY: by the caller.
-    let len = unsafe { libc::strnlen(p.cast(), most) };
-    if len > MAX_STRING { (MAX_STRING + CUT.len()) as u32 } else { len as u32 }
-}
-
-/// [`measure`] for the quick call: of what is NULL, too long, or has its bound before it.
-#[inline(never)]
-unsafe fn seldom_measured(op: u8, at: *const Value) -> Result<u32, i32> {
-    // SAFETY: as `measure`; no precision is asked for.
-    unsafe { measure(op, 0, at) }
 }
 
 /// A log call that is not quick, after the checks. Async-signal-safe.
@@ -642,29 +625,25 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
     let mut lens = [const { MaybeUninit::uninit() }; 8];
     let mut len = sums as usize & 0xffff;
     let mut strings = site.plan[QUICK].load(Relaxed);
-    let mut i = 0;
-    while strings != 0 {
-        // SAFETY: the plan says where in the values a string is, and that one is before it where it needs that; there
-        // are at most 8.
-        unsafe {
-            let at = values.add(strings as usize & 31);
-            let p = (*at).p;
-            let usual = !p.is_null();
-            let n = if usual && strings & KIND == kind(op::CSTR) {
-                bounded(p, MAX_STRING + 1)
-            } else if usual && strings & KIND == kind(op::STR) && (*at.add(1)).u <= MAX_STRING as u64 {
-                (*at.add(1)).u as u32
-            } else {
-                match seldom_measured(op::STR + (strings >> 5) as u8 % 4, at) {
-                    Ok(n) => n,
-                    Err(code) => return code,
+    if strings != 0 {
+        let mut to = lens.as_mut_ptr();
+        loop {
+            // SAFETY: the plan says where in the values a string is, and that one is before it where it needs that;
+            // there are at most 8.
+            unsafe {
+                let n = usual_string(strings, values);
+                if n > MAX_STRING {
+                    return general(site, sums, ticks, values);
                 }
-            };
-            lens.get_unchecked_mut(i).write(n);
-            len += n as usize;
+                (*to).write(n as u32);
+                to = to.add(1);
+                len += n;
+            }
+            strings >>= 8;
+            if strings == 0 {
+                break;
+            }
         }
-        i += 1;
-        strings >>= 8;
     }
     let payload = Quick { ops, values, lens: &lens, len };
     match spillring::writer::log_registered(&site.id, payload, ticks) {
@@ -674,10 +653,35 @@ unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
     }
 }
 
-/// Of a byte of the word of a quick plan's strings: the operation.
-const KIND: u64 = 3 << 5;
-const fn kind(op: u8) -> u64 {
-    ((op - op::STR) as u64) << 5
+/// In a byte of the word of a quick plan's strings, less [`op::STR`]: it ends with a NUL; its bound is before it.
+const ENDS: u64 = 1 << 5;
+const BOUNDED: u64 = 2 << 5;
+const _: () = assert!(op::CSTR - op::STR == 1 && op::CSTR_BEFORE - op::STR == 3);
+
+/// Bytes of the first of these strings; more than [`MAX_STRING`]: it is long, or NULL.
+///
+/// # Safety
+/// `strings` are of a quick plan, and `values` as many as it takes.
+#[inline(always)]
+unsafe fn usual_string(strings: u64, values: *const Value) -> usize {
+    const OTHER: usize = MAX_STRING + 1;
+    // SAFETY: by the caller.
+    unsafe {
+        let at = values.add(strings as usize & 31);
+        let p = (*at).p;
+        if p.is_null() {
+            return OTHER;
+        }
+        let mut most = OTHER;
+        if strings & (ENDS | BOUNDED) != ENDS {
+            if strings & ENDS == 0 {
+                return (*at.add(1)).u as usize;
+            }
+            // Below 0 it bounds nothing.
+            most = most.min((*at.sub(1)).i as i32 as u32 as usize);
+        }
+        libc::strnlen(p.cast(), most)
+    }
 }
 
 /// NULL is right where nothing is stored.
@@ -721,15 +725,13 @@ unsafe impl Payload for Quick<'_> {
                     values = values.add(1);
                 } else if op >= op::STR {
                     let len = (*lens).assume_init();
-                    lens = lens.add(1);
                     to.cast::<u32>().write_unaligned(len);
                     to = to.add(4);
-                    let p = (*values).p;
-                    if p.is_null() || len as usize > MAX_STRING {
-                        seldom(op, p, len, to);
-                    } else {
-                        copy(p, to, len as usize);
+                    copy((*values).p, to, len as usize);
+                    if ops == 0 {
+                        return;
                     }
+                    lens = lens.add(1);
                     to = to.add(len as usize);
                     // STR is the only even one.
                     values = values.add(2 - usize::from(op & 1));
@@ -793,19 +795,6 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
             }
             _ => piece(0, n),
         }
-    }
-}
-
-/// A string that is NULL, cut, or very long.
-#[cold]
-#[inline(never)]
-unsafe fn seldom(op: u8, from: *const u8, len: u32, to: *mut u8) {
-    let from = if from.is_null() { NULL_TEXT.as_ptr() } else { from };
-    let n = len as usize - if Captured::is_cut(op, len) { CUT.len() } else { 0 };
-    // SAFETY: by the caller, `len` bytes of room; a string has as many as were measured, and NULL shows as at most 6.
-    unsafe {
-        core::ptr::copy_nonoverlapping(from, to, n);
-        core::ptr::copy_nonoverlapping(CUT.as_ptr(), to.add(n), len as usize - n);
     }
 }
 
