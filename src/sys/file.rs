@@ -208,8 +208,15 @@ fn table_size() -> u64 {
     size
 }
 
+/// The C library's type of RLIMIT_*.
+#[cfg(not(target_env = "musl"))]
+pub type Resource = libc::__rlimit_resource_t;
+/// The C library's type of RLIMIT_*.
+#[cfg(target_env = "musl")]
+pub type Resource = libc::c_int;
+
 /// The soft limit of a resource, `u64::MAX` for none.
-pub fn rlimit(resource: libc::__rlimit_resource_t) -> u64 {
+pub fn rlimit(resource: Resource) -> u64 {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let p = &raw mut r;
     // The C library's is prlimit64, which costs a third more of what every call that spills pays.
