@@ -370,6 +370,7 @@ impl<R: Source> Env<R> for Call<'_> {
         if took > longest.load(Relaxed) {
             longest.fetch_max(took, Relaxed);
         }
+        attach::spilled();
         out
     }
 

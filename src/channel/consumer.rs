@@ -138,7 +138,7 @@ impl Channel {
         // Whatever it is to see stands before its word is looked at.
         fence(SeqCst);
         let word = self.ctl.word32(ctl::SLEEP);
-        if word.load(Relaxed) & 3 != 0 {
+        if word.load(Relaxed) & (ctl::PARKS | ctl::SLEEPS) != 0 {
             thread::futex_wake(word, 1);
         }
     }

@@ -21,11 +21,6 @@ const PARKED: Duration = Duration::from_millis(50);
 /// The same while something waits for its grace; and the sleep of a drain that cannot park.
 const SHORT: Duration = Duration::from_millis(1);
 
-/// What the sleep word says, beside the count of sleeps: see [`ctl::SLEEP`].
-const PARKS: u32 = 1;
-const SLEEPS: u32 = 2;
-const COUNTS: u32 = 4;
-
 /// What a drain that sleeps can do without a pass.
 pub(super) struct Rest<'a> {
     pub ctl: &'a Map,
@@ -85,7 +80,7 @@ impl Idler {
                 _ if p.waiting => self.pause.min(SHORT),
                 _ => self.pause,
             };
-            let asleep = Asleep::new(rest.ctl, SLEEPS);
+            let asleep = Asleep::new(rest.ctl, ctl::SLEEPS);
             // The other half of the pair: who waits for us (a flush, the end) has told so before it looks at the
             // word.
             fence(SeqCst);
@@ -109,7 +104,7 @@ impl Idler {
     fn park(&mut self, p: &Progress, rest: &Rest<'_>) -> Option<String> {
         let until = monotonic_ns() + rest.on_ns;
         loop {
-            let asleep = Asleep::new(rest.ctl, PARKS);
+            let asleep = Asleep::new(rest.ctl, ctl::PARKS);
             // The other half of the pair: a writer's store of its tail and its load of this word are
             // ordered by a compiler fence only. After this, either it sees the word or we see its tail.
             let paired = sys::thread::membarrier();
@@ -145,7 +140,7 @@ impl<'a> Asleep<'a> {
     fn new(ctl: &'a Map, how: u32) -> Asleep<'a> {
         let word = ctl.word32(ctl::SLEEP);
         // A drain that was killed in its sleep has left its bits there.
-        let said = ((word.load(Relaxed) & !(COUNTS - 1)) | how).wrapping_add(COUNTS);
+        let said = ((word.load(Relaxed) & !(ctl::A_SLEEP - 1)) | how).wrapping_add(ctl::A_SLEEP);
         word.store(said, SeqCst);
         Asleep { word, said }
     }
@@ -156,7 +151,7 @@ impl<'a> Asleep<'a> {
 
 impl Drop for Asleep<'_> {
     fn drop(&mut self) {
-        self.word.store(self.said & !(COUNTS - 1), SeqCst);
+        self.word.store(self.said & !(ctl::A_SLEEP - 1), SeqCst);
     }
 }
 

@@ -20,9 +20,8 @@ super::fields! { "ctl":
     JOURNAL_ID @ 32, 8;
     /// Passes of the drain since it started; readers see that it moves.
     PASSES @ 48, 8;
-    /// How the drain sleeps, in the low two bits: 0 it does not, 1 every call is to wake it (idle policy `park`), 2
-    /// only who waits for it is. Above them a count of sleeps. A futex word (low half), written by the drain alone;
-    /// one that was killed in its sleep leaves it as it is.
+    /// Whether and how the drain sleeps ([`PARKS`], [`SLEEPS`]), and above that a count of sleeps. A futex word (low
+    /// half), written by the drain alone; one that was killed in its sleep leaves it as it is.
     SLEEP @ 64, 8;
     /// Refreshed by a spinning drain: ticks for `SPILLRING_CLOCK=tick`.
     TICK @ 128, 8;
@@ -48,3 +47,10 @@ super::fields! { "ctl":
     /// Records reported lost, likewise.
     LOST @ 296, 8;
 }
+
+/// In [`SLEEP`]: every call is to wake the drain.
+pub const PARKS: u32 = 1;
+/// In [`SLEEP`]: only who waits for the drain, or could not do without it, is to wake it.
+pub const SLEEPS: u32 = 2;
+/// One sleep in [`SLEEP`]: the bits below are how.
+pub const A_SLEEP: u32 = 4;

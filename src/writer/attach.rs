@@ -307,9 +307,18 @@ pub(super) fn published() {
 fn published_to_a_sleeper() {
     // No fence between the record's publication and the load of the word: the drain makes up for it by a
     // membarrier between its store of the word and its last look at the rings.
+    wake_once(ctl::PARKS);
+}
+
+/// After a call that spilled: a drain that sleeps has room to make.
+pub(super) fn spilled() {
+    wake_once(ctl::PARKS | ctl::SLEEPS);
+}
+
+/// Wakes a drain that sleeps in one of these ways, once a process and sleep.
+fn wake_once(how: u32) {
     let word = ctl_word(ctl::SLEEP) as u32;
-    // Once a process and sleep.
-    if word & 1 == 1 && LAST_WOKEN.swap(word, Relaxed) != word {
+    if word & how != 0 && LAST_WOKEN.swap(word, Relaxed) != word {
         wake_drain();
     }
 }
@@ -319,7 +328,7 @@ fn published_to_a_sleeper() {
 pub fn wake_drain() {
     // What it is to see stands before its word is looked at.
     crate::sync::fence(SeqCst);
-    if ctl_word(ctl::SLEEP) & 3 != 0 {
+    if ctl_word(ctl::SLEEP) as u32 & (ctl::PARKS | ctl::SLEEPS) != 0 {
         let _errno = sys::SavedErrno::save();
         let ctl = CTL.load(Acquire);
         // SAFETY: as in `ctl_word`; the kernel only looks at the address.
