@@ -35,6 +35,8 @@ fn main() {
         ("rings_and_deaths_are_seen_told_or_not", None, told_or_not),
         #[cfg(feature = "cli")]
         ("readers_cost_a_writer_no_call", None, readers_and_a_writer),
+        #[cfg(feature = "cli")]
+        ("stat_misses_no_ring_that_is_taken_away", needs_tool("strace"), taken_away),
     ])
 }
 
@@ -465,4 +467,54 @@ fn readers_and_a_writer() {
     soon("all is delivered", || delivered() == 1 + (round - 1) * EACH);
     out[2].store(1, SeqCst);
     assert_eq!(drain.wait(), 0);
+}
+
+/// The ring of a dead process is removed before it is counted among those that are gone: `stat` waits in between.
+#[cfg(feature = "cli")]
+fn taken_away() {
+    const RECORDS: u64 = 10;
+    let dir = Scratch::new();
+    let s = with_idle(&dir, Idle::Adaptive);
+    let command = |args: &[&str]| {
+        let mut c = std::process::Command::new(env!("CARGO_BIN_EXE_spillring"));
+        c.args(args).env("SPILLRING_DIR", &s.dir);
+        c.env("SPILLRING_JOURNAL_DIR", s.journal_dir.as_ref().unwrap());
+        c
+    };
+    let stat = || -> serde_json::Value {
+        let o = command(&["stat", "--json", &s.channel]).output().unwrap();
+        assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
+        serde_json::from_slice(&o.stdout).unwrap()
+    };
+    let mut drain = command(&["drain", &s.channel]).spawn().unwrap();
+    soon("the channel", || s.channel_dir().join("ctl").exists());
+    let out = shared_words();
+    let child = producer(&s, || {
+        (0..RECORDS).for_each(|i| info!("p {}", i));
+        soon("it is to end", || out[0].load(SeqCst) == 1);
+    });
+    soon("its records are delivered", || stat()["delivered"] == RECORDS);
+    // Its files go slowly, and it is counted after that.
+    let (pid, log) = (drain.id().to_string(), dir.path().join("strace"));
+    let slowly = ["-f", "-qq", "-e", "trace=unlink", "-e", "inject=unlink:delay_exit=200000", "-o"];
+    let mut strace =
+        std::process::Command::new("strace").args(slowly).arg(&log).args(["-p", &pid]).spawn().unwrap();
+    soon("strace looks on", || {
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|t| {
+            let status = std::fs::read_to_string(t.unwrap().path().join("status")).unwrap_or_default();
+            !status.contains("TracerPid:\t0\n")
+        })
+    });
+    out[0].store(1, SeqCst);
+    assert_eq!(child.wait(), 0);
+    soon("it is counted as gone", || {
+        let v = stat();
+        assert_eq!((&v["written"], &v["delivered"]), (&RECORDS.into(), &RECORDS.into()), "{v}");
+        v["gone"]["producers"] == 1
+    });
+    let _ = std::process::Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(drain.wait().unwrap().success());
+    let _ = strace.wait();
+    let slow = std::fs::read_to_string(&log).unwrap();
+    assert!(slow.contains("DELAYED"), "{slow}");
 }

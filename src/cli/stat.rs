@@ -31,6 +31,8 @@ struct Stat {
     /// Sums of the producers whose files are taken away, and how many they were.
     gone: Row,
     gone_producers: u64,
+    /// Of one that is being taken away nothing may be in this.
+    between: bool,
     sinks: Vec<Sink>,
 }
 
@@ -60,9 +62,9 @@ pub fn run(args: &StatArgs, settings: &Settings) -> Result<Exit> {
     let mut stat = read(&channel, &dir, &arg, settings)?;
     let begun = Instant::now();
     // Everybody is dead and a drain runs: it needs a pass after the last death, and one to take away. And
-    // the sums of who is gone are stored one by one.
-    while (stat.overdue() || stat.gone.pending != 0) && begun.elapsed() < PATIENCE {
-        std::thread::sleep(Duration::from_millis(20));
+    // the sums of who is gone are stored one by one, when their rings are not there any more.
+    while (stat.overdue() || stat.gone.pending != 0 || stat.between) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(if stat.between { 1 } else { 20 }));
         stat = read(&channel, &dir, &arg, settings)?;
     }
     let wrong = stat.wrong();
@@ -85,6 +87,7 @@ fn read(channel: &Channel, dir: &Path, arg: &ChannelArg, settings: &Settings) ->
     let (mut producers, mut unreadable) = (Vec::new(), Vec::new());
     // Before the rings are looked at: one that is taken away meanwhile is counted once at most.
     let c = |at| channel.ctl().word(at).load(Acquire);
+    let taken = c(ctl::GONE_SEQ);
     let gone_producers = c(ctl::GONE_RINGS);
     let gone = Row {
         name: format!("{gone_producers} gone"),
@@ -104,6 +107,9 @@ fn read(channel: &Channel, dir: &Path, arg: &ChannelArg, settings: &Settings) ->
             Err(e) => unreadable.push(e.to_string()),
         }
     }
+    // Or it was not counted at all: then this is to be read again, as long as a drain is there to count it.
+    let drain = place::drain_of(channel);
+    let between = drain.is_some() && (taken & 1 == 1 || c(ctl::GONE_SEQ) != taken);
     let place = arg.journal(settings).ok();
     let journal = place.as_deref().and_then(journal);
     Ok(Stat {
@@ -111,7 +117,8 @@ fn read(channel: &Channel, dir: &Path, arg: &ChannelArg, settings: &Settings) ->
         gone: gone.balance(),
         gone_producers,
         sinks: sinks(dir, journal.as_ref())?,
-        drain: place::drain_of(channel),
+        drain,
+        between,
         passes: channel.ctl().word(ctl::PASSES).load(Acquire),
         producers,
         unreadable,
@@ -398,6 +405,7 @@ mod tests {
             gone: Row { name: "2 gone".into(), written: 40, delivered: 39, lost: 1, ..Row::default() }
                 .balance(),
             gone_producers: 2,
+            between: false,
             sinks: Vec::new(),
         }
     }

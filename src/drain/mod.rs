@@ -188,6 +188,25 @@ fn publish_totals(ctl: &sys::Map, gone: &GoneCursor, next_record: u64, lost: u64
     w(ctl::GONE_RINGS, gone.rings);
     w(ctl::DELIVERED, next_record);
     w(ctl::LOST, lost);
+    counted(ctl);
+}
+
+/// A ring is about to be taken away: who adds up the channel waits until it is counted. (A drain that is killed in
+/// between leaves that to the next one, which counts it by its cursors.)
+fn taking(ctl: &sys::Map) {
+    let seq = ctl.word(ctl::GONE_SEQ);
+    // The reader sees this before it can miss the ring: it looks at the directory in between.
+    seq.store(seq.load(Relaxed) | 1, SeqCst);
+}
+
+/// None is missing any more.
+fn counted(ctl: &sys::Map) {
+    let seq = ctl.word(ctl::GONE_SEQ);
+    let was = seq.load(Relaxed);
+    if was & 1 == 1 {
+        // After the sums.
+        seq.store(was.wrapping_add(1), Release);
+    }
 }
 
 static KEPT: Mutex<Vec<&'static Channel>> = Mutex::new(Vec::new());
@@ -570,8 +589,12 @@ impl Drain {
                 i += 1;
                 continue;
             }
+            taking(self.channel.ctl());
             // The ring before its cursors: a drain that dies in between finds cursors without a ring.
             if let Err(e) = self.rings[i].view.files.unlink() {
+                if !self.gone_dirty {
+                    counted(self.channel.ctl());
+                }
                 self.say_once(format!("{e}. All of it is delivered; its removal is tried again"));
                 i += 1;
                 continue;

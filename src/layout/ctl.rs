@@ -46,6 +46,8 @@ super::fields! { "ctl":
     DELIVERED @ 288, 8;
     /// Records reported lost, likewise.
     LOST @ 296, 8;
+    /// Odd while a ring is taken away that is not yet counted among those that are gone.
+    GONE_SEQ @ 304, 8;
 }
 
 /// In [`SLEEP`]: every call is to wake the drain.
