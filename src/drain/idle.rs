@@ -13,7 +13,7 @@ const SHORTEST: Duration = Duration::from_micros(50);
 /// The longest sleep of an adaptive drain, and when nothing has come for [`STILL_NS`]. A sleep costs about 30 us
 /// of processor time on a virtual machine, whatever is done in between: 100 of them a second are 0.3 % of a core.
 const LONGEST: Duration = Duration::from_millis(10);
-const LONGEST_STILL: Duration = Duration::from_millis(50);
+const LONGEST_STILL: Duration = Duration::from_millis(80);
 const STILL_NS: u64 = 1_000_000_000;
 /// The longest sleep of a parked drain: the bound on a wake that was missed, since it came between the
 /// last look and the sleep. (A writer cannot change the word that the sleep would notice: it is the drain's.)
