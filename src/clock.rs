@@ -24,12 +24,8 @@ pub struct Pair {
 impl Pair {
     /// Read now: UTC between two readings of the ticks, the tightest of a few.
     pub fn now(ticks: impl Fn() -> u64) -> Pair {
-        let one = || {
-            let (a, utc, b) = (ticks(), sys::time::utc_ns() as i64, ticks());
-            (b.wrapping_sub(a), Pair { ticks: a.wrapping_add(b.wrapping_sub(a) / 2), utc })
-        };
-        let tries = [one(), one(), one()];
-        tries.into_iter().min_by_key(|t| t.0).map_or(Pair { ticks: 0, utc: 0 }, |t| t.1)
+        let (ticks, utc) = sys::time::both(ticks, sys::time::utc_ns);
+        Pair { ticks, utc: utc as i64 }
     }
 }
 

@@ -373,6 +373,7 @@ fn a_caller_says_when_it_was() {
     let before = utc_now();
     let child = fork_and(|| {
         let _log = spillring::init_with(&s).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
         let began = Time::now();
         spillring::info!(at: Time::Utc(before - HOUR), "an hour ago");
         spillring::info!(at: Time::Utc(before - HOUR / 2), "half an hour ago");

@@ -796,9 +796,10 @@ impl Drop for JournalLock {
 
 /// Good to a few parts in 10^5, until the first adjustment a second later.
 fn measure_hz() -> u64 {
-    let (t0, n0) = (sys::time::ticks(), sys::time::monotonic_raw_ns());
+    let now = || sys::time::both(sys::time::ticks, sys::time::monotonic_raw_ns);
+    let (t0, n0) = now();
     sys::thread::nanosleep(Duration::from_millis(2));
-    let (t1, n1) = (sys::time::ticks(), sys::time::monotonic_raw_ns());
+    let (t1, n1) = now();
     (u128::from(t1 - t0) * 1_000_000_000 / u128::from((n1 - n0).max(1))) as u64
 }
 

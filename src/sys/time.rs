@@ -64,6 +64,17 @@ pub fn ticks_invariant() -> bool {
     }
 }
 
+/// Two clocks read at one moment: the second between two readings of the first, the tightest of three. (Between two
+/// readings this thread may lose its processor.) Async-signal-safe.
+pub fn both(ticks: impl Fn() -> u64, ns: impl Fn() -> u64) -> (u64, u64) {
+    let one = || {
+        let (a, n, b) = (ticks(), ns(), ticks());
+        (b.wrapping_sub(a), (a.wrapping_add(b.wrapping_sub(a) / 2), n))
+    };
+    let tries = [one(), one(), one()];
+    tries.into_iter().min_by_key(|t| t.0).map_or((0, 0), |t| t.1)
+}
+
 /// Frequency of [`ticks`] in Hz as the processor or the hypervisor tells it; 0 = not told: measure.
 pub fn ticks_hz() -> u64 {
     #[cfg(target_arch = "x86_64")]

@@ -564,14 +564,13 @@ fn clock_facts(source: u32) -> ClockFacts {
         CLOCK_TSC => sys::time::ticks(),
         _ => now(),
     };
-    // Between two readings of the ticks: the middle is what the UTC belongs to.
-    let (a, utc, b) = (read(), sys::time::utc_ns(), read());
+    let (anchor_ticks, anchor_utc) = sys::time::both(read, sys::time::utc_ns);
     let tick_hz = match source {
         CLOCK_TSC => sys::time::ticks_hz(),
         CLOCK_MONOTONIC => 1_000_000_000,
         _ => 0,
     };
-    ClockFacts { source, anchor_ticks: a + b.wrapping_sub(a) / 2, anchor_utc: utc, tick_hz }
+    ClockFacts { source, anchor_ticks, anchor_utc, tick_hz }
 }
 
 /// Registers the site in the arena. None: not attached, no room, or the site is another instance's.

@@ -17,7 +17,8 @@ pub enum Time {
     Ticks(u64),
     /// UTC, ns since the epoch. It is turned into ticks by its distance from now, so it is as exact as the rate
     /// of the processor's counter is known: some parts in a million once a drain has measured it for seconds,
-    /// before that, where the processor does not tell, parts in a thousand.
+    /// before that, where the processor does not tell, as exact as it can be measured since `init`: parts in a
+    /// thousand after a millisecond.
     Utc(i64),
 }
 
@@ -33,7 +34,8 @@ impl Time {
         let ticks = match self {
             Time::Ticks(t) => t,
             Time::Utc(utc) => {
-                let (now, here) = (attach::now(), sys::time::utc_ns() as i64);
+                let (now, here) = sys::time::both(attach::now, sys::time::utc_ns);
+                let here = here as i64;
                 let ago = i128::from(here) - i128::from(utc);
                 (i128::from(now) - ticks_in(ago, now, here)).clamp(1, i128::from(i64::MAX)) as u64
             }
