@@ -28,13 +28,25 @@ pub use producer::{AttachError, ProducerFiles, ProducerSpec, Step, create_produc
 
 use crate::error::{Code, Error, Result};
 use crate::layout::ring::{self, Geometry, id};
-use crate::layout::{ARCH, LAYOUT_VERSION, spill};
+use crate::layout::{ARCH, LAYOUT_VERSION, ctl, spill};
+use crate::sync::{AtomicU32, Ordering::*, fence};
 use crate::sys::file::{parse_dec, parse_hex16};
 use crate::sys::process::Facts;
-use crate::sys::{Errno, FixedPath};
+use crate::sys::{self, Errno, FixedPath};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// Wakes a drain that sleeps on this word of `ctl` ([`ctl::SLEEP`](crate::layout::ctl::SLEEP)), whatever its policy:
+/// for who waits for it. Async-signal-safe; a system call if it sleeps. One that is just falling asleep may miss it.
+pub(crate) fn wake_drain(sleep: &AtomicU32) {
+    // What it is to see stands before its word is looked at.
+    fence(SeqCst);
+    if sleep.load(Relaxed) & (ctl::PARKS | ctl::SLEEPS) != 0 {
+        let _errno = sys::SavedErrno::save();
+        sys::thread::futex_wake(sleep, 1);
+    }
+}
 
 /// The name of a producer in a channel, the stem of its files: `<pid>-<16 hexadecimal digits>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

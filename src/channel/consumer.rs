@@ -10,12 +10,12 @@ use crate::error::{Code, Error, Result};
 use crate::lane::calibration::Calibration;
 use crate::layout::ring::{Geometry, id};
 use crate::layout::{ARCH, LAYOUT_VERSION, PAGE, ctl, spill};
-use crate::sync::{AtomicU64, Ordering::*, fence};
+use crate::sync::AtomicU64;
 use crate::sys::file::{self, Access, Stat};
 use crate::sys::lease::{LeaseAnswer, can_nobody_write};
 use crate::sys::process::{self, Facts, Fate};
 use crate::sys::watch::{Watch, Watched};
-use crate::sys::{Errno, Fd, FileId, FixedPath, Map, thread, time};
+use crate::sys::{Errno, Fd, FileId, FixedPath, Map, time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -135,12 +135,7 @@ impl Channel {
 
     /// Has a drain that sleeps look now. One that is just falling asleep may miss it.
     pub fn wake_drain(&self) {
-        // Whatever it is to see stands before its word is looked at.
-        fence(SeqCst);
-        let word = self.ctl.word32(ctl::SLEEP);
-        if word.load(Relaxed) & (ctl::PARKS | ctl::SLEEPS) != 0 {
-            thread::futex_wake(word, 1);
-        }
+        super::wake_drain(self.ctl.word32(ctl::SLEEP));
     }
 
     /// The clock calibration in `ctl`. Writing it takes [`Role::Drain`], and being the channel's drain.

@@ -113,7 +113,7 @@ impl Idler {
             }
             drop(asleep);
             if let Err(e) = paired {
-                // No wake can be relied on, so nobody shall pay for one: the word stays even from here.
+                // No wake can be relied on, so nobody shall pay for one: no logging call wakes a drain that sleeps.
                 self.policy = Idle::Sleep(SHORT);
                 self.sleep(p, rest);
                 return Some(format!(

@@ -326,13 +326,10 @@ fn wake_once(how: u32) {
 /// Wakes a drain that sleeps, whatever its policy: for who waits for it. Async-signal-safe; a system call if it
 /// sleeps. One that is just falling asleep may miss it.
 pub fn wake_drain() {
-    // What it is to see stands before its word is looked at.
-    crate::sync::fence(SeqCst);
-    if ctl_word(ctl::SLEEP) as u32 & (ctl::PARKS | ctl::SLEEPS) != 0 {
-        let _errno = sys::SavedErrno::save();
-        let ctl = CTL.load(Acquire);
-        // SAFETY: as in `ctl_word`; the kernel only looks at the address.
-        sys::thread::futex_wake(unsafe { &*ctl.add(ctl::SLEEP as usize).cast::<AtomicU32>() }, 1);
+    let ctl = CTL.load(Acquire);
+    if !ctl.is_null() {
+        // SAFETY: as in `ctl_word`.
+        channel::wake_drain(unsafe { &*ctl.add(ctl::SLEEP as usize).cast::<AtomicU32>() });
     }
 }
 
