@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::format::{
     BadHeader, BatchHeader, CursorKey, Position, Record, Segment, SegmentHeader, SiteFacts, ThreadFacts,
-    fold_cursors, pad8, pull_definition, pull_record, push_cursor, push_definition, push_record, put,
+    fold_cursors, pull_definition, pull_record, push_cursor, push_definition, push_record, put,
 };
 use super::read::{Look, all_zero, find_forward, look, open_header, segments};
 use super::storage::{Standing, Storage};
@@ -491,8 +491,7 @@ impl<S: Storage> Journal<S> {
         if len > l::MAX_PAYLOAD || self.batch.len() as u64 + len + 64 > l::MAX_BATCH - META_ROOM {
             return Err(too_large(len));
         }
-        define(&mut self.sites, t::SITE, site, &mut self.tables, &mut self.defines)?;
-        define(&mut self.threads, t::THREAD, thread, &mut self.tables, &mut self.defines)?;
+        self.define(site, thread)?;
         push_record(&mut self.batch, &Record { site, thread, kind, flags, utc_ns, ticks, payload });
         let number = self.next_record + u64::from(self.count);
         self.count += 1;
@@ -523,11 +522,7 @@ impl<S: Storage> Journal<S> {
             }
             // Mostly the next record has the same.
             if last != (x.site, x.thread) {
-                let defined = define(&mut self.sites, t::SITE, x.site, &mut self.tables, &mut self.defines)
-                    .and_then(|()| {
-                        define(&mut self.threads, t::THREAD, x.thread, &mut self.tables, &mut self.defines)
-                    });
-                match defined {
+                match self.define(x.site, x.thread) {
                     Err(_) if more => break,
                     defined => defined?,
                 }
@@ -540,11 +535,10 @@ impl<S: Storage> Journal<S> {
         }
         let at = self.batch.len();
         self.batch.extend_from_slice(&records[..taken.bytes]);
-        let mut early = &records[..taken.bytes];
-        while let Some(x) = pull_record(&mut early).filter(|x| x.utc_ns < from) {
-            let behind = Record::HEAD + x.payload.len() + pad8(x.payload.len());
-            let head = at + (taken.bytes - early.len() - behind);
+        let (mut rest, mut head) = (&records[..taken.bytes], at);
+        while pull_record(&mut rest).is_some_and(|x| x.utc_ns < from) {
             put(&mut self.batch[head..], r::R_UTC, &from.to_le_bytes());
+            head = at + taken.bytes - rest.len();
         }
         self.count += taken.records;
         self.batch_last_time = self.batch_last_time.max(taken.last_time);
@@ -821,6 +815,12 @@ impl<S: Storage> Journal<S> {
             define(&mut self.threads, t::THREAD, x.thread, &mut self.tables, &mut self.defines)?;
         }
         Ok(())
+    }
+
+    /// Sees to it that the segment has this site and this thread.
+    fn define(&mut self, site: u32, thread: u32) -> Result<()> {
+        define(&mut self.sites, t::SITE, site, &mut self.tables, &mut self.defines)?;
+        define(&mut self.threads, t::THREAD, thread, &mut self.tables, &mut self.defines)
     }
 
     fn sync_due(&mut self, now: i64) -> Result<()> {
