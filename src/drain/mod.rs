@@ -246,7 +246,8 @@ impl Drain {
         }
         id.store(recovered.journal_id, Release);
         let tick_hz = match sys::time::ticks_hz() {
-            0 => measure_hz(),
+            // Good to a few parts in 10^5, until the first adjustment a second later.
+            0 => sys::time::measured_hz(Duration::from_millis(2)) as u64,
             hz => hz,
         };
         let clocks = Calibrations {
@@ -792,15 +793,6 @@ impl Drop for JournalLock {
         let mut held = JOURNALS.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|(_, id)| *id != self.id);
     }
-}
-
-/// Good to a few parts in 10^5, until the first adjustment a second later.
-fn measure_hz() -> u64 {
-    let now = || sys::time::both(sys::time::ticks, sys::time::monotonic_raw_ns);
-    let (t0, n0) = now();
-    sys::thread::nanosleep(Duration::from_millis(2));
-    let (t1, n1) = now();
-    (u128::from(t1 - t0) * 1_000_000_000 / u128::from((n1 - n0).max(1))) as u64
 }
 
 /// The drain as a thread of the program.

@@ -2,6 +2,7 @@
 //! can't read them.
 
 use super::file::read_small;
+use std::time::Duration;
 
 fn clock_ns(id: libc::clockid_t) -> u64 {
     let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -75,6 +76,15 @@ pub fn both(ticks: impl Fn() -> u64, ns: impl Fn() -> u64) -> (u64, u64) {
     tries.into_iter().min_by_key(|t| t.0).map_or((0, 0), |t| t.1)
 }
 
+/// Frequency of [`ticks`] in Hz, measured over so long a sleep.
+pub fn measured_hz(over: Duration) -> f64 {
+    let now = || both(ticks, monotonic_raw_ns);
+    let (t0, n0) = now();
+    super::thread::nanosleep(over);
+    let (t1, n1) = now();
+    (t1 - t0) as f64 * 1e9 / (n1 - n0).max(1) as f64
+}
+
 /// Frequency of [`ticks`] in Hz as the processor or the hypervisor tells it; 0 = not told: measure.
 pub fn ticks_hz() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -134,10 +144,7 @@ mod tests {
         if !ticks_invariant() || ticks_hz() == 0 {
             return;
         }
-        let (t0, n0) = (ticks(), monotonic_raw_ns());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        let (t1, n1) = (ticks(), monotonic_raw_ns());
-        let measured = (t1 - t0) as f64 * 1e9 / (n1 - n0) as f64;
+        let measured = measured_hz(Duration::from_millis(50));
         let told = ticks_hz() as f64;
         assert!((measured / told - 1.0).abs() < 0.02, "told {told}, measured {measured}");
     }

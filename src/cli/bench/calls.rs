@@ -3,7 +3,7 @@
 use super::floor::FloorLane;
 use super::pairs::{Pairs, median, percentile};
 use spillring::sys::thread::nanosleep;
-use spillring::sys::time::{monotonic_raw_ns, ticks};
+use spillring::sys::time::{measured_hz, ticks};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -19,9 +19,7 @@ pub fn our_text(a: i32, b: f64, s: &str) {
 
 /// Ticks a nanosecond.
 pub fn ticks_per_ns() -> f64 {
-    let (t, n) = (ticks(), monotonic_raw_ns());
-    nanosleep(Duration::from_millis(20));
-    (ticks() - t) as f64 / (monotonic_raw_ns() - n) as f64
+    measured_hz(Duration::from_millis(20)) / 1e9
 }
 
 /// The smallest step that was seen of the clock, ns.
