@@ -4,9 +4,23 @@
 //! the spill to its end; **T** = the tails of all thread lanes; **S2** = as S1, again. Everything that
 //! had returned before something in S1 ∪ T began is in T ∪ S2: a thread publishes a call before it
 //! begins the next, so whoever sees the later one (in S1 or T) and then looks again (T, S2) sees the
-//! earlier one. So for each thread, with `E` its lane's tail in T and `A` the largest `aux` of it in
-//! S1: its lane records below `E`, and its slow records with `t < E` or `aux ≤ A`, in key order, are
-//! closed under "returned before". What else S2 showed waits and is part of the next pass's S1.
+//! earlier one. So for each thread, with `E` its lane's tail in T and `A` the largest order of its slow
+//! records in S1 ([`Order`]): its lane records below `E`, and its slow records with `t < E` or an order ≤
+//! `A`, in that order, are closed under "returned before". What else S2 showed waits and is part of the
+//! next pass's S1.
+//!
+//! That uses two things of the order ([`crate::lane::call`] shows both): of two calls of a thread the one
+//! that had returned before the other began stands first, and what begins after a call has got its place
+//! stands behind it. The first gives the order of what is delivered, and lets `t` be compared instead of a
+//! position (it does not fall along the order). The second is the cut: let a slow record X be delivered for
+//! its order ≤ `A`, that of R. Then X began before R got its place, so before R was published, and
+//! whatever had returned before X began was published before R: it is in T ∪ S2, since R is in S1. With
+//! `t < E` some record of the lane that came after X is in T, and stands for R.
+//!
+//! Where the spill was not parsed to its end: of each thread, let R be the parsed frame of largest order.
+//! Slow records of an order ≤ R's, and lane records below its `t`, began before R got its place, so what
+//! had returned before them was published before R's append; of this, what was spilled lies below R in the
+//! file and was parsed, and for the rest the cut above holds as well (both are asked for).
 //!
 //! `E` is 0 for a thread until its own THREAD note lies below the tail: what a dead owner left in
 //! the lane says nothing about the new one.
@@ -17,7 +31,7 @@
 use std::collections::{BTreeMap, HashMap, btree_map::Entry};
 
 use crate::lane::{
-    SlowKey,
+    Order, SlowKey,
     shared::{self, State},
 };
 use crate::layout::ring::{GRANULE, MAX_RECORD, record, slow};
@@ -192,6 +206,7 @@ pub struct LaneAt {
 
 struct Slow {
     key: SlowKey,
+    order: Order,
     source: Source,
     record: Vec<u8>,
 }
@@ -236,15 +251,16 @@ pub struct Snapshot {
     looked_under: Option<u64>,
     /// The doorbell as of the last look, unless that left something to the next one.
     bell: Option<u64>,
-    waiting: BTreeMap<u64, BTreeMap<u64, Slow>>,
+    waiting: BTreeMap<u64, BTreeMap<Order, Slow>>,
     lane_of: HashMap<u64, u32>,
     buf: Vec<u8>,
     lane_buf: Vec<u8>,
 }
 
+#[derive(Default)]
 struct Cut {
-    /// Largest aux a thread's slow records may have.
-    aux: u64,
+    /// Largest order a thread's slow records may have.
+    order: Order,
     /// Position its lane records must lie below.
     t: u64,
 }
@@ -288,10 +304,10 @@ impl Snapshot {
         let mut budget = limits.parse;
         // S1
         self.look(ring, dead, &mut budget, &mut seen, &mut parsed, &mut out)?;
-        let largest: HashMap<u64, u64> = self
+        let largest: HashMap<u64, Order> = self
             .waiting
             .iter()
-            .filter_map(|(th, w)| w.last_key_value().map(|(aux, _)| (*th, *aux)))
+            .filter_map(|(th, w)| w.last_key_value().map(|(order, _)| (*th, *order)))
             .collect();
         // T
         let tails: Vec<(u64, u64)> = (0..ring.lanes_used().min(self.lanes.len() as u32))
@@ -306,9 +322,9 @@ impl Snapshot {
         if short {
             for (th, w) in &self.waiting {
                 for s in w.values() {
-                    let c = parsed.entry(*th).or_insert(Cut { aux: 0, t: 0 });
-                    if matches!(s.source, Source::Spill { .. }) && s.key.aux > c.aux {
-                        *c = Cut { aux: s.key.aux, t: s.key.t };
+                    let c = parsed.entry(*th).or_default();
+                    if matches!(s.source, Source::Spill { .. }) && s.order > c.order {
+                        *c = Cut { order: s.order, t: s.key.t };
                     }
                 }
             }
@@ -402,7 +418,8 @@ impl Snapshot {
                     check!(len <= record.len() as u64, "shared record at {p} is longer than its granules");
                     record.truncate(len as usize);
                     self.seen.insert(p, p + n);
-                    self.wait_for(Slow { key, source: Source::Shared { at: p, len: n }, record }, out);
+                    let source = Source::Shared { at: p, len: n };
+                    self.wait_for(Slow { key, order: Order::shared(p), source, record }, out);
                     p += n;
                 }
                 State::Pad(n) => {
@@ -445,15 +462,14 @@ impl Snapshot {
                     let n = record_len(&record)?;
                     check!(n <= record.len() as u64, "spilled record at {at} is longer than its frame");
                     record.truncate(n as usize);
-                    let c = parsed.entry(key.thread).or_insert(Cut { aux: 0, t: 0 });
-                    if key.aux > c.aux {
-                        *c = Cut { aux: key.aux, t: key.t };
+                    let (key, order) = (key.slow, key.order());
+                    let c = parsed.entry(key.thread).or_default();
+                    if order > c.order {
+                        *c = Cut { order, t: key.t };
                     }
                     seen.parsed_ticks = ticks(&record);
-                    self.wait_for(
-                        Slow { key, source: Source::Spill { at, len }, record: record.clone() },
-                        out,
-                    );
+                    let source = Source::Spill { at, len };
+                    self.wait_for(Slow { key, order, source, record: record.clone() }, out);
                 }
                 Step::Torn { at, len } => {
                     out(Item::Skip { source: Source::Spill { at, len }, hole: true });
@@ -480,11 +496,11 @@ impl Snapshot {
 
     fn wait_for(&mut self, s: Slow, out: &mut impl FnMut(Item<'_>)) {
         let source = s.source;
-        match self.waiting.entry(s.key.thread).or_default().entry(s.key.aux) {
+        match self.waiting.entry(s.key.thread).or_default().entry(s.order) {
             Entry::Vacant(e) => {
                 e.insert(s);
             }
-            // One call has one key: a second record under it is a double (a frame written again).
+            // One call has one place: a second record there is a double (a frame written again).
             Entry::Occupied(_) => out(Item::Skip { source, hole: false }),
         }
     }
@@ -495,7 +511,7 @@ impl Snapshot {
         ring: &impl RingRead,
         lane: u32,
         (capacity, tail): (u64, u64),
-        largest: &HashMap<u64, u64>,
+        largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         limits: Limits,
         seen: &mut Seen,
@@ -545,7 +561,7 @@ impl Snapshot {
             let mut p = 0;
             while let Some((q, len, kind)) = next(p)? {
                 let thread = || word_at(q + record::HEADER);
-                if kind == record::THREAD && cuts.get(&thread()).is_some_and(|c| c.aux > 0) {
+                if kind == record::THREAD && cuts.get(&thread()).is_some_and(|c| c.order > Order::default()) {
                     complete = q;
                 }
                 p = q + crate::lane::round8(len);
@@ -618,16 +634,16 @@ impl Snapshot {
         thread: u64,
         before: u64,
         tail: u64,
-        largest: &HashMap<u64, u64>,
+        largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         lane: Option<(u32, u64)>,
         out: &mut impl FnMut(Item<'_>),
     ) {
         let Some(w) = self.waiting.get_mut(&thread) else { return };
-        let a = largest.get(&thread).copied().unwrap_or(0);
-        let limit = cuts.map_or(u64::MAX, |c| c.get(&thread).map_or(0, |c| c.aux));
+        let a = largest.get(&thread).copied().unwrap_or_default();
+        let limit = cuts.map_or(Order::MAX, |c| c.get(&thread).map_or(Order::default(), |c| c.order));
         while let Some(e) = w.first_entry() {
-            let key = e.get().key;
+            let Slow { key, order, .. } = *e.get();
             // Positions wrap: compare distances from the lane's base, at most a capacity away. A key
             // from before the base counts as standing at it.
             let (stands, below_tail) = match lane {
@@ -639,7 +655,7 @@ impl Snapshot {
                 }
                 None => (key.t, false),
             };
-            if stands > before || key.aux > limit || !(below_tail || key.aux <= a) {
+            if stands > before || order > limit || !(below_tail || order <= a) {
                 break;
             }
             let s = e.remove();
@@ -658,7 +674,7 @@ impl Snapshot {
     /// Threads without a lane, and those whose lane passed to another thread.
     fn deliver_laneless(
         &mut self,
-        largest: &HashMap<u64, u64>,
+        largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         lanes_cut: bool,
         out: &mut impl FnMut(Item<'_>),
@@ -837,6 +853,7 @@ fn emit(thread: u64, source: Source, kind: u8, r: &[u8], out: &mut impl FnMut(It
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::SpillKey;
     use crate::spill::Checksum;
     use std::cell::{Cell, RefCell};
     use std::io;
@@ -895,10 +912,11 @@ mod tests {
     }
 
     fn frame(aux: u64, payload: usize) -> Vec<u8> {
-        frame_of(SlowKey { thread: 1, t: slow::NO_LANE, aux, lost: 0 }, payload)
+        frame_of(SlowKey { thread: 1, t: slow::NO_LANE, lost: 0 }, aux, payload)
     }
 
-    fn frame_of(key: SlowKey, payload: usize) -> Vec<u8> {
+    fn frame_of(slow: SlowKey, aux: u64, payload: usize) -> Vec<u8> {
+        let key = SpillKey { slow, at: 3, aux };
         let len = record::HEADER as usize + payload;
         let mut r = vec![0; len];
         r[..8].copy_from_slice(&(len as u64 | u64::from(record::RECORD) << 32).to_le_bytes());
@@ -1004,7 +1022,7 @@ mod tests {
         let log = || record(record::RECORD, &[7; 8]);
         let before_heir = [note(1), log(), log()].concat();
         let t = (before_heir.len() + note(2).len() + log().len()) as u64;
-        let spilled = |thread, aux| frame_of(SlowKey { thread, t, aux, lost: 0 }, 1000);
+        let spilled = |thread, aux| frame_of(SlowKey { thread, t, lost: 0 }, aux, 1000);
         // Thread 1 never spilled; its heir 2, and another thread, have, more than one pass parses.
         let many: Vec<u8> = (0..40).flat_map(|i| spilled(if i % 2 == 0 { 2 } else { 3 }, i + 1)).collect();
         let mut r = ring(&[&many]);

@@ -11,7 +11,7 @@
 //! A record may hold frames of this very file (somebody prints it, and the output is captured). Of
 //! such an outer frame that is seen half appended, a copy inside is whole already: taking it would
 //! lose the outer one and deliver the copy again. What tells them apart is `aux`, which one process
-//! gives to one call:
+//! gives to one call that spills:
 //!
 //! - A frame whose `aux` was parsed before is a copy. So are all copies of what stands below the
 //!   parser, and a copy was made from what stood there.
@@ -50,9 +50,9 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::lane::SlowKey;
+use crate::lane::{SlowKey, SpillKey};
 use crate::layout::ring::{MAX_RECORD, record, slow};
-use crate::layout::spill::{FRAME_HEADER, FRAME_MAGIC_VALUE, HEADER};
+use crate::layout::spill::{AT, AUX, CRC, FRAME_HEADER, FRAME_MAGIC_VALUE, HEADER};
 
 /// Bytes in front of the record in a frame.
 pub const PREFIX: usize = (FRAME_HEADER + slow::LEN) as usize;
@@ -77,12 +77,13 @@ pub struct Checksum {
 
 impl Checksum {
     /// For a record of `record_len` bytes under `key`.
-    pub fn new(key: SlowKey, record_len: u64) -> Self {
+    pub fn new(key: SpillKey, record_len: u64) -> Self {
         let mut prefix = [0; PREFIX];
         prefix[8..12].copy_from_slice(&(frame_len(record_len) as u32).to_le_bytes());
-        prefix[FRAME_HEADER as usize..].copy_from_slice(&key.to_bytes());
-        let crc = crc32c::crc32c(&prefix[8..12]);
-        let crc = crc32c::crc32c_append(crc, &prefix[FRAME_HEADER as usize..]);
+        prefix[AT as usize..][..8].copy_from_slice(&key.at.to_le_bytes());
+        prefix[AUX as usize..][..8].copy_from_slice(&key.aux.to_le_bytes());
+        prefix[FRAME_HEADER as usize..].copy_from_slice(&key.slow.to_bytes());
+        let crc = summed(&prefix);
         Checksum { prefix, crc }
     }
     /// The next piece of the record.
@@ -95,6 +96,17 @@ impl Checksum {
         self.prefix[12..16].copy_from_slice(&self.crc.to_le_bytes());
         self.prefix
     }
+}
+
+/// The checksum of a frame's bytes, or of as many as there are, of its magic and itself without.
+fn summed(frame: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&frame[8..12]), &frame[CRC as usize + 4..])
+}
+
+/// The key of the frame that begins with these bytes, [`PREFIX`] at least.
+fn key_of(frame: &[u8]) -> SpillKey {
+    let w = |at: u64| u64::from_le_bytes(frame[at as usize..][..8].try_into().expect("8 bytes"));
+    SpillKey { slow: SlowKey::from_bytes(&frame[FRAME_HEADER as usize..]), at: w(AT), aux: w(AUX) }
 }
 
 /// Where the parser reads from.
@@ -121,7 +133,7 @@ pub enum Step {
         /// Bytes up to the next frame.
         len: u64,
         /// Its key.
-        key: SlowKey,
+        key: SpillKey,
     },
     /// Bytes that will never be a frame, or a frame that was parsed before.
     Torn {
@@ -155,7 +167,7 @@ struct Known {
 }
 
 impl Known {
-    /// They grow by calls that went elsewhere: into the ring, or nowhere.
+    /// They grow by calls that went nowhere, and where frames are not in the order of their calls.
     const RANGES: usize = 4096;
 
     fn has(&self, aux: u64) -> bool {
@@ -215,7 +227,7 @@ impl Search {
 
 /// What stands at a place.
 enum Place {
-    Valid(u64, SlowKey),
+    Valid(u64, SpillKey),
     /// Not to be told yet.
     Open(Open),
     /// No frame, now and later.
@@ -333,7 +345,7 @@ impl Parser {
         }
         let len = u64::from(u32::from_le_bytes(head[8..12].try_into().expect("4 bytes")));
         let crc = u32::from_le_bytes(head[12..16].try_into().expect("4 bytes"));
-        let key = SlowKey::from_bytes(&head[FRAME_HEADER as usize..]);
+        let key = key_of(head);
         if !(MIN_FRAME..=MAX_FRAME).contains(&len) {
             return Ok(Place::Never);
         }
@@ -344,9 +356,9 @@ impl Parser {
         if f.len() < len as usize {
             return Ok(Place::Never);
         }
-        let mine = crc32c::crc32c_append(crc32c::crc32c(&f[8..12]), &f[FRAME_HEADER as usize..]);
+        let mine = summed(f);
         // The key from the bytes that were summed, too: the window may have been read again.
-        let key = SlowKey::from_bytes(&f[FRAME_HEADER as usize..]);
+        let key = key_of(f);
         if let Some(record) = record
             && mine == crc
         {
@@ -445,7 +457,7 @@ impl Parser {
         file: &impl SpillRead,
         at: u64,
         len: u64,
-        key: SlowKey,
+        key: SpillKey,
         end: u64,
     ) -> io::Result<Step> {
         // A cut padding belongs to the frame: the next frame's magic tells.
@@ -596,7 +608,7 @@ impl Parser {
     }
 
     /// Whether the valid frame at `p` is what follows a torn one.
-    fn candidate(&mut self, p: u64, len: u64, key: SlowKey, end: u64, dead: bool) -> Option<Found> {
+    fn candidate(&mut self, p: u64, len: u64, key: SpillKey, end: u64, dead: bool) -> Option<Found> {
         let copy = self.known.has(key.aux);
         let around = if dead { None } else { self.around(p, end) };
         if !copy && around.is_none_or(|outer| key.aux >= outer || key.aux >= self.known.floor) {
@@ -643,8 +655,8 @@ mod tests {
 
     const NONCE: u64 = 0x1234_5678_9abc_def0;
 
-    fn key(aux: u64) -> SlowKey {
-        SlowKey { thread: 1, t: 8, aux, lost: 0 }
+    fn key(aux: u64) -> SpillKey {
+        SpillKey { slow: SlowKey { thread: 1, t: 8, lost: 0 }, at: 3, aux }
     }
 
     fn frame(aux: u64, n: usize) -> Vec<u8> {

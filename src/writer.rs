@@ -24,7 +24,7 @@ pub use thread::{may_wait, prepare, thread_prefault, thread_reset};
 pub use time::Time;
 
 use crate::lane::call::{self, Append, Env, Local};
-use crate::lane::{Outcome, Record, SharedLane, SlowKey, ThreadLane};
+use crate::lane::{Outcome, Record, SharedLane, SpillKey, ThreadLane};
 use crate::layout::ring::{lane, record, slow, word};
 use crate::record::{Args, Site, SiteFacts};
 use crate::spill;
@@ -342,7 +342,7 @@ impl<R: Source> Env<R> for Call<'_> {
 
     #[cold]
     #[inline(never)]
-    fn append(&self, key: SlowKey, r: &R) -> Append {
+    fn append(&self, key: SpillKey, r: &R) -> Append {
         let ring = self.ring();
         if matches!(ring.policy, Policy::DropNewest) || r.size() > crate::layout::ring::MAX_RECORD {
             return Append::Refused;
@@ -458,7 +458,7 @@ impl Frame {
     }
 }
 
-fn append_frame<R: Source>(ring: &Ring, key: SlowKey, r: &R) -> Append {
+fn append_frame<R: Source>(ring: &Ring, key: SpillKey, r: &R) -> Append {
     let size = r.size();
     let mut f = Frame::new();
     f.piece(&[0; spill::PREFIX]);
@@ -568,4 +568,4 @@ pub fn capture_site(site: &'static Site) -> Option<CaptureSite> {
     attach::register::<()>(site).map(CaptureSite)
 }
 
-const _: () = assert!(slow::LEN == 32 && spill::PREFIX == 48);
+const _: () = assert!(slow::LEN == 24 && spill::PREFIX == 56);

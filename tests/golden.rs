@@ -3,7 +3,7 @@
 //! `tests/journal.rs`, `tests/hazards_files.rs`, `tests/sinks.rs`; `tests/record.rs` for payloads and sites;
 //! `src/release.rs` for cursors.)
 
-use spillring::lane::SlowKey;
+use spillring::lane::{SlowKey, SpillKey};
 use spillring::spill::{Checksum, Parser, SpillRead, Step};
 
 /// crc32c (Castagnoli, reflected), bit by bit.
@@ -37,25 +37,25 @@ fn a_spill_frame() {
     record.extend(0x1122_3344_5566_7788u64.to_le_bytes());
     record.extend([3, 0, 0, 0, 0, 0, 0, 0]);
     record.extend(b"abc");
-    // Key: thread 5, t 4096, aux 9, lost 2.
-    let key: Vec<u8> = [5u64, 4096, 9, 2].into_iter().flat_map(u64::to_le_bytes).collect();
-    // Frame: "SPRFRAME" xor nonce, length 16 + 32 + 27, crc of the length and of all behind the crc.
-    let len = 75u32.to_le_bytes();
+    // Position 7 of the shared lane, counter 9; key: thread 5, t 4096, lost 2.
+    let key: Vec<u8> = [7u64, 9, 5, 4096, 2].into_iter().flat_map(u64::to_le_bytes).collect();
+    // Frame: "SPRFRAME" xor nonce, length 32 + 24 + 27, crc of the length and of all behind the crc.
+    let len = 83u32.to_le_bytes();
     let mut frame: Vec<u8> = b"SPRFRAME".iter().zip(NONCE.to_le_bytes()).map(|(a, b)| a ^ b).collect();
     frame.extend(len);
     frame.extend(crc32c(&[&len[..], &key, &record].concat()).to_le_bytes());
     frame.extend(&key);
     frame.extend(&record);
-    frame.resize(80, 0); // padded to 8
+    frame.resize(88, 0); // padded to 8
 
-    let mine = SlowKey { thread: 5, t: 4096, aux: 9, lost: 2 };
+    let mine = SpillKey { slow: SlowKey { thread: 5, t: 4096, lost: 2 }, at: 7, aux: 9 };
     let mut crc = Checksum::new(mine, 27);
     crc.add(&record);
-    assert_eq!(crc.prefix(NONCE)[..], frame[..48], "the writer's bytes");
+    assert_eq!(crc.prefix(NONCE)[..], frame[..56], "the writer's bytes");
 
     let file = File([vec![0; 4096], frame].concat());
     let (mut parser, mut budget, mut out) = (Parser::new(NONCE, 4096), u64::MAX, Vec::new());
     let step = parser.next(&file, file.0.len() as u64, false, &mut budget, &mut out);
-    assert_eq!(step, Step::Frame { at: 4096, len: 80, key: mine });
+    assert_eq!(step, Step::Frame { at: 4096, len: 88, key: mine });
     assert_eq!(out, record);
 }

@@ -690,12 +690,12 @@ fn bad_bytes() {
         (Kind::Ring, 108, &[4], Code::BadFile, "unknown clock"),
         (Kind::Ring, 200, &[1], Code::BadFile, "reserved bytes"),
         (Kind::Ack, 0, b"X", Code::BadFile, "wrong magic"),
-        (Kind::Ack, 8, &[2], Code::Version, "layout version 2"),
+        (Kind::Ack, 8, &[9], Code::Version, "layout version 9"),
         (Kind::Ack, 12, &[3], Code::Arch, "architecture 3"),
         (Kind::Ack, 16, &[1], Code::BadFile, "says that it has"),
         (Kind::Ack, 56, &[0xff; 8], Code::BadFile, "does not belong to the ring"),
         (Kind::Spill, 0, b"X", Code::BadFile, "wrong magic"),
-        (Kind::Spill, 8, &[2], Code::Version, "layout version 2"),
+        (Kind::Spill, 8, &[9], Code::Version, "layout version 9"),
         (Kind::Spill, 12, &[3], Code::Arch, "architecture 3"),
         (Kind::Spill, 16, &[1], Code::BadFile, "header"),
         (Kind::Spill, 24, &[0x5a; 8], Code::BadFile, "does not belong to the ring"),
@@ -1078,7 +1078,7 @@ fn golden() {
         assert_eq!(written[..], golden[..], "{name}");
         let u32_at = |at: usize| u32::from_le_bytes(golden[at..at + 4].try_into().unwrap());
         let u64_at = |at: usize| u64::from_le_bytes(golden[at..at + 8].try_into().unwrap());
-        assert_eq!((u32_at(8), u32_at(12)), (1, 1), "{name}");
+        assert_eq!((u32_at(8), u32_at(12)), (2, 1), "{name}");
         let magic: &[u8; 8] = match name {
             "ring.bin" => b"SPRRING\x01",
             "ack.bin" => b"SPRRACK\x01",

@@ -16,7 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The patch, the model that must fail, and a part of what its check must say.
 const MUTANTS: &[(&str, &str, &str)] = &[
-    ("aux-by-load-and-store", "laneless", ""),
+    ("aux-by-load-and-store", "laneless", "never delivered"),
     ("bell-before-append", "bell", "never delivered"),
     ("bell-by-load-and-store", "bell", "never delivered"),
     ("bell-relaxed", "bell", "never delivered"),
@@ -44,9 +44,13 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("note-before-lane-pointer", "inherit", "order"),
     ("observer-without-reread", "observer", "an observer accepts"),
     ("open-hole-without-reload", "holes", ""),
+    ("position-of-what-is-released", "laneless", "order"),
     ("released-before-journal", "restart", "journal"),
     ("released-past-a-hole", "holes", "released"),
     ("second-look-without-cut", "laneless", "order"),
+    ("shared-by-its-end", "laneless", "order"),
+    ("spilled-behind-shared", "laneless", "order"),
+    ("spilled-without-position", "laneless", "order"),
     ("tail-before-copy", "lane", ""),
     ("tail-read-before-busy", "handler", ""),
     ("tail-relaxed", "lane", ""),

@@ -1,7 +1,33 @@
 //! The body of one log call, for everybody: main, a thread, a handler that interrupted another
 //! call of the same thread, a forked child.
+//!
+//! # The order of a thread's slow records
+//!
+//! A record in the shared lane stands at the position `p` that its call claimed (behind a PAD, if there is
+//! one); one in the spill carries `S`, the position of the shared lane's tail, loaded in its call, and `c`, a
+//! process-wide counter that only calls which spill count up, by LOCK xadd. Their order is that of the
+//! triples `(p, 1, 0)` and `(S, 0, c)` ([`super::Order`]). If call A returned before call B of the same
+//! thread began, A stands before B:
+//!
+//! | A | B | |
+//! |---|---|---|
+//! | shared | shared | B's claim begins at or behind A's end: `p < p'` |
+//! | shared | spill | the tail that B loads is at or behind A's end: `p < S'` |
+//! | spill | shared | B claims at or behind the tail that A loaded: `S ≤ p'`; at `S = p'` the 0 stands before the 1 |
+//! | spill | spill | `S ≤ S'`, and `c < c'` |
+//!
+//! One thread's accesses to one word never see it go back, whatever their ordering, and the tail only grows;
+//! so all of this holds with relaxed loads, and in a closed lane, whose tail stands still. No two records
+//! have the same triple: positions are claimed once, `c` is counted once. A nested call is concurrent with
+//! the one it interrupted, which may get its place before or after it; either is an order. What begins after
+//! both stands behind both, and what returned before both, before them: the table looks at two calls at a
+//! time. `t` follows: with A before B its lane's tail grew or stood still, and it stands still while `busy`
+//! is set, so for calls that are nested in each other it is the same.
+//!
+//! More is needed where [`crate::snapshot`] cuts: a call that begins after R has got its place stands behind
+//! R. That is the same table: R's claim, or both of R's loads, lie before it.
 
-use super::{Record, SharedLane, SlowKey, ThreadLane};
+use super::{Record, SharedLane, SlowKey, SpillKey, ThreadLane, shared};
 use crate::layout::ring::slow::NO_LANE;
 use crate::sync::{Bytes, Ordering::*, Word};
 
@@ -50,7 +76,7 @@ pub trait Env<R>: Local {
     fn slot(&self) -> u16;
     /// The shared lane.
     fn shared(&self) -> SharedLane<'_, Self::W, Self::B>;
-    /// The counter behind slow-path keys.
+    /// The counter of calls that spill.
     fn aux(&self) -> &Self::W;
     /// The doorbell of the spill.
     fn doorbell(&self) -> &Self::W;
@@ -63,7 +89,7 @@ pub trait Env<R>: Local {
     /// Largest logical size the spill may have (quota, RLIMIT_FSIZE).
     fn spill_limit(&self) -> u64;
     /// One append of one frame; the only place of a call that enters the kernel.
-    fn append(&self, key: SlowKey, r: &R) -> Append;
+    fn append(&self, key: SpillKey, r: &R) -> Append;
     /// Policy `block`: waits until the drain has moved on. False at once where waiting is not asked
     /// for, not allowed (nested, the drain's own threads), or the time is over.
     fn wait_for_room(&self) -> bool;
@@ -170,10 +196,9 @@ fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
         Some(lane) => (lane.tail.load(Relaxed), lane.lost),
         None => (NO_LANE, env.process_lost()),
     };
-    // The loss is read before `aux`: a larger `aux` of one thread carries a loss no smaller.
-    let so_far = lost.load(Relaxed);
-    let aux = env.aux().fetch_add(1, Relaxed) + 1;
-    let key = SlowKey { thread: env.thread(), t, aux, lost: so_far };
+    // Read within the call: it has what every call before it lost, and nothing of those after it. (Only its
+    // growth means something: a nested call that was lost may be told by a record before this one.)
+    let key = SlowKey { thread: env.thread(), t, lost: lost.load(Relaxed) };
     if env.shared().write(env.slot(), key, r) {
         return Outcome::Shared;
     }
@@ -188,8 +213,10 @@ fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
     Outcome::Lost
 }
 
-/// One frame into the spill file.
-fn spill<R: Record<E::B>, E: Env<R>>(env: &E, key: SlowKey, r: &R) -> bool {
+/// One frame into the spill file. The shared lane did not take the record, and will not.
+fn spill<R: Record<E::B>, E: Env<R>>(env: &E, slow: SlowKey, r: &R) -> bool {
+    let at = shared::position(env.shared().tail.load(Relaxed));
+    let key = SpillKey { slow, at, aux: env.aux().fetch_add(1, Relaxed) + 1 };
     let n = env.frame_len(r);
     // Twice at most: after a short write the whole frame again (same key: the drain drops a double).
     for _ in 0..2 {

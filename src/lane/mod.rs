@@ -29,7 +29,7 @@
 //! | `SHARED_TAIL` | any, CAS | after the CAS | a hole: granules without a word of their lap; skipped once the process is dead |
 //! | commit word | the claimer | after OPEN | a hole with a name; skipped once its thread is gone |
 //! | | | after COMMITTED | the record exists |
-//! | `AUX` | any, xadd | after it | a number that no record carries; numbers are compared, never counted |
+//! | `AUX` | any that spills, xadd | after it | a number that no frame carries; numbers are compared, never counted |
 //! | `SPILL_SIZE` | any, xadd | after it | bytes reserved and not written: the quota is that much smaller for this process |
 //! | spill file | any, append | within it | a torn frame: skipped when a valid frame follows or the owner is dead |
 //! | `DOORBELL` | any, xadd | before it | the frame is found by the pass after death; the call had not returned |
@@ -54,15 +54,13 @@ pub trait Record<B: ?Sized> {
     fn write(&self, to: &B, at: u64);
 }
 
-/// The key of a slow-path record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The key of a slow-path record, as it stands before the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowKey {
     /// The thread's number.
     pub thread: u64,
     /// Tail of the thread's lane, read under `busy`; [`crate::layout::ring::slow::NO_LANE`] without one.
     pub t: u64,
-    /// Process-wide counter.
-    pub aux: u64,
     /// Cumulative loss of the lane (of the process, without one).
     pub lost: u64,
 }
@@ -71,7 +69,7 @@ impl SlowKey {
     /// Its stored form.
     pub fn to_bytes(self) -> [u8; crate::layout::ring::slow::LEN as usize] {
         let mut b = [0; crate::layout::ring::slow::LEN as usize];
-        for (i, v) in [self.thread, self.t, self.aux, self.lost].into_iter().enumerate() {
+        for (i, v) in [self.thread, self.t, self.lost].into_iter().enumerate() {
             b[i * 8..i * 8 + 8].copy_from_slice(&v.to_le_bytes());
         }
         b
@@ -79,7 +77,44 @@ impl SlowKey {
     /// From its stored form; `b` holds at least [`crate::layout::ring::slow::LEN`] bytes.
     pub fn from_bytes(b: &[u8]) -> Self {
         let w = |i: usize| u64::from_le_bytes(b[i * 8..i * 8 + 8].try_into().expect("8 bytes"));
-        SlowKey { thread: w(0), t: w(1), aux: w(2), lost: w(3) }
+        SlowKey { thread: w(0), t: w(1), lost: w(2) }
+    }
+}
+
+/// Where a slow record stands among those of its thread; [`call`] says why this is the order of the calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    at: u64,
+    /// At one position what was spilled stands first.
+    shared: bool,
+    aux: u64,
+}
+
+impl Order {
+    /// Behind all others.
+    pub const MAX: Order = Order { at: u64::MAX, shared: true, aux: u64::MAX };
+
+    /// Of a record at this position of the shared lane, in granules.
+    pub fn shared(at: u64) -> Order {
+        Order { at, shared: true, aux: 0 }
+    }
+}
+
+/// The key of a record in the spill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpillKey {
+    /// What it would have had in the shared lane.
+    pub slow: SlowKey,
+    /// Position of the shared lane's tail, loaded in the call.
+    pub at: u64,
+    /// Process-wide counter of the calls that spill; no two have the same.
+    pub aux: u64,
+}
+
+impl SpillKey {
+    /// Its place in the order of its thread's records.
+    pub fn order(&self) -> Order {
+        Order { at: self.at, shared: false, aux: self.aux }
     }
 }
 

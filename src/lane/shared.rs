@@ -78,7 +78,8 @@ pub struct SharedLane<'a, W, B> {
 }
 
 impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
-    /// Writes one record under its key. False: no room, no luck in [`TRIES`] races, larger than a
+    /// Writes one record under its key. What orders it among its thread's records is the position that it
+    /// gets here, so nothing is counted besides. False: no room, no luck in [`TRIES`] races, larger than a
     /// quarter of the lane, or the laps have run out.
     pub fn write<R: Record<B>>(&self, slot: u16, key: SlowKey, r: &R) -> bool {
         let size = self.words.len() as u64;

@@ -70,10 +70,9 @@ pub const PROCESS: u64 = PAGE;
 pub mod word {
     use super::{PROCESS, SPREAD};
     super::fields! { "process words":
-        /// Counter behind slow-path keys: LOCK xadd.
+        /// Counter behind the keys of the spill: LOCK xadd.
         AUX @ PROCESS, 8;
-        /// Tail of the shared lane: position in granules (44 bits) and claims so far (low 20 bits). (On the counter's
-        /// line, two writers make each other's exchanges fail: half as slow again.)
+        /// Tail of the shared lane: position in granules (44 bits) and claims so far (low 20 bits).
         SHARED_TAIL @ PROCESS + SPREAD, 8;
         /// Frames whose append has returned: LOCK add.
         DOORBELL @ PROCESS + 2 * SPREAD, 8;
@@ -324,20 +323,19 @@ pub mod record {
     }
 }
 
-/// The key before a record on the slow path.
+/// The key before a record on the slow path. What orders a thread's records is not in it: in the shared lane
+/// that is where the record stands, in the spill it stands in the frame's header.
 pub mod slow {
     super::fields! { "slow key":
         /// The thread's number.
         THREAD @ 0, 8;
         /// Tail of the thread's lane, read under `busy`; [`NO_LANE`] without a lane.
         T @ 8, 8;
-        /// Process-wide counter.
-        AUX @ 16, 8;
         /// Cumulative loss of the thread's lane (of the process, without a lane) when the key was taken.
-        LOST @ 24, 8;
+        LOST @ 16, 8;
     }
     /// Bytes of the key.
-    pub const LEN: u64 = 32;
+    pub const LEN: u64 = 24;
     /// `T` of a thread without a lane (yet): no position, those are multiples of 8.
     pub const NO_LANE: u64 = 1;
 }

@@ -197,7 +197,9 @@ fn holes(m: &Model) {
 
 /// A thread without a lane, and a handler at every operation of it.
 fn laneless(m: &Model) {
-    for (main, handler, stride) in [(&[8, F][..], &[8][..], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99)] {
+    let scripts: [(&[u64], &[u64], u32); 4] =
+        [(&[8, F], &[8], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99), (&[F, 8], &[F], 7)];
+    for (main, handler, stride) in scripts {
         let s = Scenario {
             threads: one(script(None, main, handler, &[]), Plan::default()),
             passes: 1,
@@ -356,6 +358,9 @@ fn laps(m: &Model) {
         passes: 1,
         ..Scenario::default()
     };
+    m.explore(&s);
+    // The last granule, and what comes when the tail moves no more.
+    let s = Scenario { threads: vec![t(&[8, 8, 8])], ..s };
     m.explore(&s);
 }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 
 use spillring::lane::call::{self, Append, Env, Local, Outcome};
-use spillring::lane::{Record, SharedLane, SlowKey, ThreadLane};
+use spillring::lane::{Record, SharedLane, SpillKey, ThreadLane};
 use spillring::layout::ring::record;
 use spillring::spill;
 use spillring::sync::Bytes;
@@ -329,7 +329,7 @@ impl Env<Rec> for CallEnv {
     fn spill_limit(&self) -> u64 {
         self.t.script.spill_limit
     }
-    fn append(&self, key: SlowKey, r: &Rec) -> Append {
+    fn append(&self, key: SpillKey, r: &Rec) -> Append {
         let bytes = r.to_bytes();
         let mut crc = spill::Checksum::new(key, r.len());
         crc.add(&bytes);
