@@ -255,6 +255,7 @@ pub struct Snapshot {
     lane_of: HashMap<u64, u32>,
     buf: Vec<u8>,
     lane_buf: Vec<u8>,
+    tails: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -287,6 +288,7 @@ impl Snapshot {
             lane_of,
             buf: Vec::new(),
             lane_buf: Vec::new(),
+            tails: Vec::new(),
         }
     }
 
@@ -310,12 +312,9 @@ impl Snapshot {
             .filter_map(|(th, w)| w.last_key_value().map(|(order, _)| (*th, *order)))
             .collect();
         // T
-        let tails: Vec<(u64, u64)> = (0..ring.lanes_used().min(self.lanes.len() as u32))
-            .map(|i| match ring.lane_capacity(i) {
-                0 => (0, 0),
-                capacity => (capacity, ring.lane_tail(i)),
-            })
-            .collect();
+        let mut tails = std::mem::take(&mut self.tails);
+        tails.clear();
+        tails.extend((0..ring.lanes_used().min(self.lanes.len() as u32)).map(|i| ring.lane_tail(i)));
         // S2
         let bell = self.look(ring, dead, &mut budget, &mut seen, &mut parsed, &mut out)?;
         let short = seen.truncated || seen.unreadable.is_some();
@@ -330,18 +329,13 @@ impl Snapshot {
             }
         }
         let cuts = short.then_some(parsed);
-        for lane in 0..tails.len() as u32 {
-            self.deliver_lane(
-                ring,
-                lane,
-                tails[lane as usize],
-                &largest,
-                cuts.as_ref(),
-                limits,
-                &mut seen,
-                &mut out,
-            )?;
+        for (lane, tail) in (0u32..).zip(&tails) {
+            // Of a thousand lanes mostly one has news.
+            if *tail != self.lanes[lane as usize].at || !self.waiting.is_empty() {
+                self.deliver_lane(ring, lane, *tail, &largest, cuts.as_ref(), limits, &mut seen, &mut out)?;
+            }
         }
+        self.tails = tails;
         self.deliver_laneless(&largest, cuts.as_ref(), seen.lanes_cut, &mut out);
         if dead && !short {
             self.skip_holes(ring, &mut out)?;
@@ -510,7 +504,7 @@ impl Snapshot {
         &mut self,
         ring: &impl RingRead,
         lane: u32,
-        (capacity, tail): (u64, u64),
+        tail: u64,
         largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         limits: Limits,
@@ -518,6 +512,7 @@ impl Snapshot {
         out: &mut impl FnMut(Item<'_>),
     ) -> Result<(), Violation> {
         let LaneAt { at, mut owner } = self.lanes[lane as usize];
+        let capacity = ring.lane_capacity(lane);
         if capacity == 0 {
             return Ok(());
         }

@@ -538,7 +538,7 @@ impl Drain {
                 ),
             ));
         }
-        let (journal, rings) = (&mut self.log.journal, &self.rings);
+        let (journal, rings) = (&mut self.log.journal, &mut self.rings);
         let (channel, gone, lost) = (&self.channel, &self.gone, self.log.totals.lost);
         let written = release::commit(
             || {
@@ -547,7 +547,7 @@ impl Drain {
                 publish_totals(channel.ctl(), gone, journal.next_record(), lost);
                 Ok::<_, Error>(batch)
             },
-            || rings.iter().for_each(Ring::publish),
+            || rings.iter_mut().for_each(Ring::publish),
         );
         match written {
             Ok(_) => {

@@ -230,6 +230,8 @@ pub(super) struct State {
     lines: Lines,
     /// Lane of each thread that has or had one, and when that was last news.
     lane_of: HashMap<u64, (u32, u64)>,
+    /// When silent threads were looked for (monotonic ns).
+    pruned: u64,
     /// The journal's numbers of this ring's sites and threads.
     sites: HashMap<u32, u32>,
     threads: HashMap<u64, u32>,
@@ -239,9 +241,13 @@ pub(super) struct State {
     /// How far the journal has it, the batch under way included.
     pub at: Positions,
     dirty: Vec<Part>,
+    /// Whether `at` is ahead of what writers were told.
+    unpublished: bool,
     /// Loss known so far, in the journal or on its way there: by lane, and of threads without one; and
     /// since when a larger one is known (monotonic ns, 0 = none is).
     losses: HashMap<Option<u32>, (u64, u64)>,
+    /// When losses were looked for (monotonic ns).
+    losses_seen: u64,
     anchor: Pair,
     clock: u32,
     bad_site_told: bool,
@@ -285,12 +291,15 @@ impl Ring {
             index: 0,
             lines: Lines::default(),
             lane_of,
+            pruned: 0,
+            losses_seen: 0,
             sites: HashMap::new(),
             threads: HashMap::new(),
             last_thread: NO_THREAD,
             last_site: (0, 0),
             at,
             dirty: Vec::new(),
+            unpublished: true,
             losses,
             anchor: Pair { ticks: clock.anchor_ticks, utc: clock.anchor_utc as i64 },
             clock: clock.source,
@@ -429,15 +438,15 @@ impl Ring {
 
     /// Loss that stands in the headers and was never marked: the thread has not logged since.
     pub fn unmarked_losses(&mut self, log: &mut Log, now: &Now<'_>, at_once: bool) {
-        if self.quarantined.is_some() {
+        let (view, state) = (&self.view, &mut self.state);
+        if self.quarantined.is_some() || !at_once && now.mono.saturating_sub(state.losses_seen) < LOOK_NS {
             return;
         }
-        let (view, state) = (&self.view, &mut self.state);
-        let mut all = vec![(None, view.load(word::LOST))];
-        for i in (0..view.lanes_used()).filter(|i| view.lane_capacity(*i) != 0) {
-            all.push((Some(i), view.lane_word(i, lane::LOST)));
-        }
-        for (of, total) in all {
+        state.losses_seen = now.mono;
+        let lanes = (0..view.lanes_used()).filter(|i| view.lane_capacity(*i) != 0);
+        let lanes = lanes.map(|i| (Some(i), view.lane_word(i, lane::LOST)));
+        // Mostly nothing was ever lost: then nothing is looked up.
+        for (of, total) in lanes.chain([(None, view.load(word::LOST))]).filter(|(_, total)| *total != 0) {
             let (known, since) = state.losses.get(&of).copied().unwrap_or_default();
             if total <= known {
                 continue;
@@ -549,8 +558,10 @@ impl Ring {
     }
 
     /// Stores what the journal has into `P.ack`. Only after the batch with the same cursors is written.
-    pub fn publish(&self) {
-        self.state.at.publish(&self.view);
+    pub fn publish(&mut self) {
+        if std::mem::take(&mut self.state.unpublished) {
+            self.state.at.publish(&self.view);
+        }
     }
 
     /// The flush that a pass took in whole, once nothing of it is left in the lines.
@@ -716,6 +727,7 @@ impl State {
     pub fn put_cursors(&mut self, log: &mut Log) {
         self.dirty.sort();
         self.dirty.dedup();
+        self.unpublished |= !self.dirty.is_empty();
         for part in std::mem::take(&mut self.dirty) {
             if let Some(v) = self.at.encode(part) {
                 log.journal.cursor(self.key(part), &v);
@@ -747,9 +759,10 @@ impl State {
     /// Forgets threads that have been silent for a while and have no lane (any more): their lines, and
     /// what the journal keeps of them. Not while a batch is under way, which may name them.
     pub fn prune(&mut self, utc: i64, mono: u64, log: &mut Log) {
-        if log.journal.pending() {
+        if log.journal.pending() || mono.saturating_sub(self.pruned) < LOOK_NS {
             return;
         }
+        self.pruned = mono;
         let silent = |l: &Line| l.entries.is_empty() && utc.saturating_sub(l.last_in) > SILENT_NS;
         self.last_thread = NO_THREAD;
         for (th, _) in self.lines.threads.extract_if(|_, l| silent(l)) {
@@ -779,6 +792,8 @@ impl State {
 const NO_THREAD: (u64, u32) = (u64::MAX, 0);
 /// How long a thread without a lane is remembered.
 const SILENT_NS: i64 = 2_000_000_000;
+/// How often what shows after a second or more is looked for.
+const LOOK_NS: u64 = 100_000_000;
 /// Sites and threads of one ring that are told apart; a ring with more breaks the rules of any program.
 const MOST_NAMES: usize = 1 << 17;
 

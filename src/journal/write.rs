@@ -208,6 +208,8 @@ pub struct Journal<S: Storage> {
     /// Files of failed rotations that could not be removed yet.
     garbage: Vec<String>,
     dirty_since: Option<i64>,
+    /// Whether a cursor was dropped since the last batch.
+    dropping: bool,
     dir_dirty: bool,
     retention_stuck: bool,
     notices: Vec<String>,
@@ -371,6 +373,7 @@ impl<S: Storage> Journal<S> {
             uncut: false,
             garbage: Vec::new(),
             // What an earlier writer left may be not durable yet.
+            dropping: false,
             dirty_since: (options.sync != Sync::None && !rotate).then_some(now_utc),
             dir_dirty: options.sync != Sync::None,
             retention_stuck: false,
@@ -547,6 +550,7 @@ impl<S: Storage> Journal<S> {
 
     /// Sets a cursor: its whole value; empty drops it. The last one of a batch counts.
     pub fn cursor(&mut self, key: CursorKey, value: &[u8]) {
+        self.dropping |= value.is_empty();
         push_cursor(&mut self.changed, key, value);
     }
 
@@ -701,7 +705,9 @@ impl<S: Storage> Journal<S> {
             k.last_written = now;
         }
         let _ = fold_cursors(&self.changed, &mut self.cursors);
-        self.cursors.retain(|_, v| !v.is_empty());
+        if std::mem::take(&mut self.dropping) {
+            self.cursors.retain(|_, v| !v.is_empty());
+        }
         self.next_record += u64::from(self.count);
         self.last_time = self.batch_last_time;
         self.seq += 1;
