@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::channel::RingView;
+use crate::lane::shared;
 use crate::layout::ring::{ack, lane, slot, word};
 use crate::layout::site;
 use crate::snapshot::RingRead;
@@ -111,7 +112,8 @@ impl RingRead for View {
         u64::from(self.files.geometry.granules)
     }
     fn word(&self, granule: u64) -> u64 {
-        self.load(self.files.geometry.commit_word(granule as u32)) // word:A
+        let i = shared::word_at(granule, self.granules());
+        self.load(self.files.geometry.commit_word(i as u32)) // word:A
     }
     fn granule_read(&self, at: u64, to: &mut [u8]) {
         copy(self.files.ring(), self.files.geometry.granule(0) + at, to);

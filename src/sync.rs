@@ -4,6 +4,8 @@
 //! and [`Bytes`], so that the same function bodies run on words in a mapping and on the words of a
 //! model checker (`tests/models`).
 
+#![allow(unsafe_code)] // one hint to the processor
+
 pub use core::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
 };
@@ -53,6 +55,8 @@ pub trait Word {
     /// Adds with an instruction that a signal handler of the same thread cannot split, but that
     /// other processors may. For words with one writing thread.
     fn local_add(&self, v: u64);
+    /// Asks for the cache line, to write it; a hint.
+    fn prefetch_write(&self) {}
 }
 
 impl Word for AtomicU64 {
@@ -76,6 +80,14 @@ impl Word for AtomicU64 {
     fn local_add(&self, v: u64) {
         // Slow path only: a locked add is as good as an unlocked one there, and portable.
         AtomicU64::fetch_add(self, v, Ordering::Relaxed);
+    }
+    #[inline(always)]
+    fn prefetch_write(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: reads and writes nothing; a processor without it does nothing.
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) self, options(nostack, preserves_flags, readonly));
+        }
     }
 }
 

@@ -1078,7 +1078,7 @@ fn golden() {
         assert_eq!(written[..], golden[..], "{name}");
         let u32_at = |at: usize| u32::from_le_bytes(golden[at..at + 4].try_into().unwrap());
         let u64_at = |at: usize| u64::from_le_bytes(golden[at..at + 8].try_into().unwrap());
-        assert_eq!((u32_at(8), u32_at(12)), (2, 1), "{name}");
+        assert_eq!((u32_at(8), u32_at(12)), (3, 1), "{name}");
         let magic: &[u8; 8] = match name {
             "ring.bin" => b"SPRRING\x01",
             "ack.bin" => b"SPRRACK\x01",

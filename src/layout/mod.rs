@@ -11,7 +11,7 @@ pub mod site;
 pub mod spill;
 
 /// Version of the files in a channel's directory. A file of another version is refused, not read.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The processor this program is built for, as it stands in file headers.
 pub const ARCH: u32 = if cfg!(target_arch = "x86_64") {

@@ -225,7 +225,7 @@ impl Geometry {
     pub const fn slot(&self, i: u32) -> u64 {
         round_up(self.lane_header(self.lanes), PAGE) + i as u64 * slot::LEN
     }
-    /// Commit word of granule `i`.
+    /// Commit word `i`; of which granule, `lane::shared::word_at` says.
     pub const fn commit_word(&self, i: u32) -> u64 {
         round_up(self.slot(self.slots), PAGE) + i as u64 * 8
     }

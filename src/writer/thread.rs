@@ -191,7 +191,7 @@ fn has_open_word(ring: &Ring, s: u32) -> bool {
     let tail = shared::position(ring.word(word::SHARED_TAIL).load(Acquire));
     let from = ring.shared_released().load(Acquire);
     (from..tail).any(|p| {
-        let w = ring.commit_words()[(p % size) as usize].load(Acquire);
+        let w = ring.commit_words()[shared::word_at(p % size, size) as usize].load(Acquire);
         shared::state(w, shared::lap(p, size)) == State::Open(s as u16)
     })
 }

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
+use spillring::lane::shared;
 use spillring::layout::ring::ack;
 use spillring::layout::ring::record;
 use spillring::layout::spill::HEADER;
@@ -75,7 +76,7 @@ impl RingRead for DrainView {
         self.ring.words.len() as u64
     }
     fn word(&self, granule: u64) -> u64 {
-        self.load(&self.ring.words[granule as usize])
+        self.load(&self.ring.words[shared::word_at(granule, self.granules()) as usize])
     }
     fn granule_read(&self, at: u64, to: &mut [u8]) {
         self.copy(&self.ring.granules, at, to);

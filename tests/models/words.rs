@@ -170,7 +170,8 @@ impl W {
     fn before_store(&self, v: u64) {
         if let Name::Word(g) = self.word.name {
             let (from, to) = self.ctx.claim.borrow()[self.ctx.level.get()];
-            self.ctx.world.check((from..to).any(|p| p % self.ctx.granules.get() == g), || {
+            let n = self.ctx.granules.get();
+            self.ctx.world.check((from..to).any(|p| shared::word_at(p % n, n) == g), || {
                 format!("commit word {g} stored outside the claim [{from}, {to})")
             });
             let mut claims = self.claims.borrow_mut();
