@@ -25,7 +25,7 @@
  * Under each function stands: async-signal-safe? may block? thread-safe? and the codes it gives beside SPR_E_NULL
  * and SPR_E_PANIC.
  *
- * dlopen: the library takes 184 bytes of static thread-local storage (on x86-64), so that a thread's first log call
+ * dlopen: the library takes 160 bytes of static thread-local storage (on x86-64), so that a thread's first log call
  * may stand in a signal handler. Should dlopen say "cannot allocate memory in static TLS block", others have taken it
  * all: preload the library (LD_PRELOAD=libspillring.so.0) or link it, or raise
  * GLIBC_TUNABLES=glibc.rtld.optional_static_tls. musl cannot dlopen such a library at all: link it.

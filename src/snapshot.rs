@@ -28,7 +28,8 @@
 //! Nothing in the mapping is trusted: every word is loaded once, every length is checked on a copy.
 //! A violation is an error for this ring alone.
 
-use std::collections::{BTreeMap, HashMap, btree_map::Entry};
+use crate::sys::hash::HashMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::lane::{
     Order, SlowKey,
@@ -302,7 +303,7 @@ impl Snapshot {
         mut out: impl FnMut(Item<'_>),
     ) -> Result<Seen, Violation> {
         let mut seen = Seen::default();
-        let mut parsed: HashMap<u64, Cut> = HashMap::new();
+        let mut parsed: HashMap<u64, Cut> = HashMap::default();
         let mut budget = limits.parse;
         // S1
         self.look(ring, dead, &mut budget, &mut seen, &mut parsed, &mut out)?;

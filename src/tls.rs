@@ -6,14 +6,15 @@
 //! the linker relaxes the load to a constant. All zeros is the block of a thread that never logged.
 //!
 //! The zeros stand in .tdata: .tbss follows that at its own alignment, and the gap would be static thread-local
-//! storage, which is scarce under dlopen.
+//! storage, which is scarce under dlopen. For the same reason the block is aligned to half a cache line: what a dlopen
+//! takes is rounded up to the alignment.
 #![allow(unsafe_code)]
 
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64};
 
 /// What a thread and its signal handlers know. Written by this thread only; atomics because a handler
 /// may come between any two instructions.
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub struct Block {
     /// 1 while a call of this thread is open.
     pub busy: AtomicU32,
@@ -44,7 +45,7 @@ core::arch::global_asm!(
     ".hidden __spillring_block_0_1",
     ".type __spillring_block_0_1, @object",
     ".size __spillring_block_0_1, 64",
-    ".balign 64",
+    ".balign 32",
     "__spillring_block_0_1:",
     ".zero 64",
     ".popsection",
@@ -57,7 +58,7 @@ core::arch::global_asm!(
     ".hidden __spillring_block_0_1",
     ".type __spillring_block_0_1, %object",
     ".size __spillring_block_0_1, 64",
-    ".balign 64",
+    ".balign 32",
     "__spillring_block_0_1:",
     ".zero 64",
     ".popsection",

@@ -10,7 +10,8 @@ use spillring::env::{Settings, name};
 use spillring::journal::{DirSource, Item, Loss, Reader, Segment, Site, Thread, kind};
 use spillring::layout::site::ty;
 use spillring::record::{CompiledFormat, Value as Stored, show_value};
-use std::collections::{HashMap, VecDeque};
+use spillring::sys::hash::HashMap;
+use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -384,7 +385,7 @@ pub unsafe extern "C" fn spr_reader_open(
             reader: None,
             waiting: VecDeque::new(),
             payloads: Vec::new(),
-            formats: HashMap::new(),
+            formats: HashMap::default(),
             message: Vec::new(),
             file: Vec::new(),
             target: Vec::new(),

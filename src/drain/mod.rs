@@ -25,11 +25,11 @@ use crate::release::{self, GoneCursor, Part};
 use crate::ringview::View;
 use crate::snapshot::{Limits, RingRead};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use crate::sys::hash::HashSet;
 use crate::sys::{self, process::Facts};
 use around::Around;
 use ring::{Calibrations, Line, Now, Ring};
 use std::cell::OnceCell;
-use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -261,9 +261,9 @@ impl Drain {
             lock,
             log,
             rings: Vec::new(),
-            refused: HashSet::new(),
-            later: HashSet::new(),
-            told: HashSet::new(),
+            refused: HashSet::default(),
+            later: HashSet::default(),
+            told: HashSet::default(),
             clocks,
             me: Facts::read(),
             known_journal: known == recovered.journal_id,
@@ -308,7 +308,7 @@ impl Drain {
         let cursors = self.log.journal.cursors();
         let stale = cursors.iter().filter(|(k, _)| k.nonce != 0 && !there.contains(&k.nonce));
         let stale: Vec<(CursorKey, Vec<u8>)> = stale.map(|(k, v)| (*k, v.clone())).collect();
-        let mut rings = HashSet::new();
+        let mut rings = HashSet::default();
         for (key, value) in stale {
             let (delivered, lost) = release::sums(key.part, &value);
             self.gone.written = self.gone.written.saturating_add(delivered).saturating_add(lost);

@@ -14,7 +14,8 @@ use crate::ringview::View;
 use crate::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::*;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::sys::hash::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A queue of one ring: a lane with everything its owners did on the slow path, or a thread without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -293,8 +294,8 @@ impl Ring {
             lane_of,
             pruned: 0,
             losses_seen: 0,
-            sites: HashMap::new(),
-            threads: HashMap::new(),
+            sites: HashMap::default(),
+            threads: HashMap::default(),
             last_thread: NO_THREAD,
             last_site: (0, 0),
             at,

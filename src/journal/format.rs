@@ -1,7 +1,7 @@
 //! Encoding and decoding of what stands in a segment. Pure; all decoding is safe on hostile bytes.
 
+use crate::sys::hash::HashMap;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -61,8 +60,8 @@ pub trait Storage: Source {
     }
     /// An unpredictable number.
     fn random(&mut self) -> u64 {
-        // SipHash under a key from the system's random source: what producers cannot guess.
-        RandomState::new().build_hasher().finish()
+        // From the system's random source: what producers cannot guess.
+        crate::sys::process::nonce()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The writing half: recovery, batches, rotation, retention, sync.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use crate::sys::hash::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 

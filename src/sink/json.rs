@@ -30,7 +30,7 @@
 //! comes in several objects of the same `pid`, `tid` and `target`, whose `msg` (or bytes) one behind the
 //! other are the line.
 
-use std::collections::HashSet;
+use crate::sys::hash::HashSet;
 
 use super::escape::{no_byte, valid_chunks};
 use super::formats::{Table, no_site};
@@ -290,7 +290,7 @@ const PREFIX: &[u8] = b"field_";
 
 /// Appends `,"name":value` for each.
 fn fields(all: Fields<'_>, reserved: &[&[u8]], out: &mut Vec<u8>) {
-    let mut seen: Seen<'_> = Seen { few: [b""; 16], n: 0, many: HashSet::new() };
+    let mut seen: Seen<'_> = Seen { few: [b""; 16], n: 0, many: HashSet::default() };
     // Keys with a prefix, which are rare; no other key begins with it.
     let mut made: Vec<Vec<u8>> = Vec::new();
     let mut left_out = 0u64;

@@ -12,7 +12,7 @@
 //! **Killed while compressing**, the copy under its temporary name is begun anew by the next sink of the file,
 //! and a copy that is complete takes the place of its original.
 
-use std::collections::HashSet;
+use crate::sys::hash::HashSet;
 use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
