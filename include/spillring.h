@@ -249,19 +249,25 @@ int spr_get_level(int *out);
  */
 int spr_gate_word(const uint32_t **out);
 
+/* Where the level stands, once it is known; and how that becomes known. */
+static const uint32_t *spr_gate_;
+static __attribute__((noinline, cold, unused)) const uint32_t *spr_find_gate_(void) {
+    static const uint32_t all = 0; /* all levels pass */
+    const uint32_t *gate = &all;
+    if (spr_gate_word(&gate) == SPR_OK)
+        __atomic_store_n(&spr_gate_, gate, __ATOMIC_RELAXED);
+    return gate;
+}
+
 /*
  * 1 if a record of this level would be logged: two loads and a compare.
  *
  * Async-signal-safe. Does not block. Thread-safe.
  */
 static inline int spr_enabled(int level) {
-    static const uint32_t *gate_;
-    const uint32_t *gate = __atomic_load_n(&gate_, __ATOMIC_RELAXED);
-    if (__builtin_expect(!gate, 0)) {
-        if (spr_gate_word(&gate) != SPR_OK)
-            return 1;
-        __atomic_store_n(&gate_, gate, __ATOMIC_RELAXED);
-    }
+    const uint32_t *gate = __atomic_load_n(&spr_gate_, __ATOMIC_RELAXED);
+    if (__builtin_expect(!gate, 0))
+        gate = spr_find_gate_();
     return (uint32_t)level >= __atomic_load_n(gate, __ATOMIC_RELAXED);
 }
 
@@ -316,7 +322,7 @@ typedef union spr_value {
 } spr_value;
 
 /* Words that the library keeps in a site. */
-#define SPR_PLAN_ 10
+#define SPR_PLAN_ 9
 
 /*
  * The facts of a call site. The macros make a static one of it; a program that knows them at run time only fills
@@ -327,6 +333,7 @@ typedef union spr_value {
 typedef struct spr_site {
     uint32_t id_; /* the library's: zero */
     uint32_t line;
+    uint64_t quick_;           /* the library's: zero */
     uint64_t plan_[SPR_PLAN_]; /* the library's: zeros */
     const char *file;
     const char *target; /* what the record is about: a module, a logger's name */
@@ -346,8 +353,8 @@ typedef struct spr_site {
 
 /*
  * Logs one record, whatever spr_enabled says: values are as many as the types of the site take, and may be NULL where
- * there are none. Strings are copied. It is what the macros call, after spr_enabled. Where SPILLRING_LEVEL has levels of
- * its own for some targets, a site whose target's level is higher logs nothing, and that is SPR_OK.
+ * there are none. Strings are copied. Where SPILLRING_LEVEL has levels of its own for some targets, a site whose target's
+ * level is higher logs nothing, and that is SPR_OK.
  *
  * Async-signal-safe, also as a thread's first call and inside another log call of the thread. Never blocks (unless
  * the policy is block and the thread said spr_thread_may_wait), takes no lock, allocates nothing; enters the
@@ -362,6 +369,25 @@ int spr_log(const spr_site *site, const spr_value *values);
  */
 int spr_log_at(const spr_site *site, uint64_t ticks, const spr_value *values);
 
+/* A string of a packed call. */
+typedef struct spr_text {
+    const void *p;
+    uint64_t at; /* bytes of the numbers up to it, its length among them */
+} spr_text;
+
+/* Instead of a string's length: the library is to find out. */
+#define SPR_UNMEASURED 0xffffffffu
+
+/*
+ * What the macros call, after spr_enabled: spr_log (ticks 0) or spr_log_at with arguments as they are stored. Numbers
+ * stand in words, little-endian and without gaps: SPR_T_I8, _U8 and _BOOL 1 byte, _I16 and _U16 2, _I32, _U32, _F32 and
+ * _CHAR (a scalar value) 4, _I64, _U64, _F64 and _POINTER 8, _I128 and _U128 16. A string, SPR_T_STR or _CSTR, is there
+ * with its length, 4 bytes, and behind that the next number begins a new word; its address stands in texts. Types that
+ * are not named here cannot be packed: SPR_E_ARGUMENT. A _CSTR that was not measured, or is longer than SPR_MAX_STRING,
+ * is measured by the library. All else as spr_log.
+ */
+int spr_log_packed(const spr_site *site, uint64_t ticks, const uint64_t *numbers, const spr_text *texts);
+
 /*
  * The time that a record would get now, in ticks of this process's clock.
  *
@@ -371,7 +397,7 @@ int spr_now(uint64_t *ticks);
 
 /*
  * A site with these facts, which are copied; the same one each time, for ever. The library's members need not be set.
- * A call of it costs as much as one of a static site.
+ * A call of it by spr_log takes some ns longer than one of the macros, whose arguments are packed.
  *
  * Async-signal-safe. Does not block. Thread-safe. SPR_E_ARGUMENT: it makes no sense; SPR_E_LIMIT: SPR_MAX_SITES
  * are there; SPR_E_NO_SPACE.
@@ -546,9 +572,64 @@ int spr_reader_field(spr_reader *reader, uint32_t i, spr_field *out);
  */
 int spr_reader_close(spr_reader *reader);
 
+/* The C library's strnlen, which strict C11 does not declare. */
+size_t spr_strnlen_(const char *s, size_t most) __asm__("strnlen");
+
 #ifdef __cplusplus
 }
 #endif
+
+/* A call whose arguments the macros are packing: what they do here is done when they are compiled, but for the stores.
+ * Words are stored whole, so that whoever loads them need not wait for the stores. */
+struct spr_call_ {
+    uint64_t *words;
+    spr_text *texts;
+    uint64_t word;  /* the one that is being filled */
+    uint64_t quick; /* the site's quick_, or what says that texts may be measured */
+    unsigned used;  /* bytes */
+    unsigned count; /* of texts */
+    uint32_t last;  /* put: an int; bounds a text behind it that has a bound, if not below 0 */
+};
+
+/* From this bit of quick_ on, for each text: an int before it bounds its length. The lower half of quick_ is 0 where it is
+ * not known that every char* is a string. */
+#define SPR_BOUNDED_ 40
+
+#define SPR_INLINE_ static inline __attribute__((always_inline))
+
+/* v is 0 above its n bytes. */
+SPR_INLINE_ void spr_put_(struct spr_call_ *c, uint64_t v, unsigned n) {
+    unsigned at = c->used % 8;
+    c->word |= v << (8 * at);
+    if (at + n >= 8) {
+        c->words[c->used / 8] = c->word;
+        c->word = at ? v >> (64 - 8 * at) : 0;
+    }
+    c->used += n;
+    c->last = UINT32_MAX;
+}
+SPR_INLINE_ void spr_put_end_(struct spr_call_ *c) {
+    if (c->used % 8 || !c->used)
+        c->words[c->used / 8] = c->word;
+    c->word = 0;
+}
+SPR_INLINE_ void spr_put_string_(struct spr_call_ *c, const void *p, uint32_t len) {
+    spr_put_(c, len, 4);
+    c->texts[c->count].p = p;
+    c->texts[c->count].at = c->used;
+    c->count++;
+    spr_put_end_(c);
+    c->used = (c->used + 7) / 8 * 8;
+}
+SPR_INLINE_ void spr_put_text_(struct spr_call_ *c, const void *text) {
+    uint32_t len = SPR_UNMEASURED, most = SPR_MAX_STRING + 1;
+    if (text && (uint32_t)c->quick) {
+        if (c->last < most && (c->quick >> (SPR_BOUNDED_ + c->count) & 1))
+            most = c->last;
+        len = (uint32_t)spr_strnlen_((const char *)text, most);
+    }
+    spr_put_string_(c, text, len);
+}
 
 /* == spr_macros: the log calls of C == */
 
@@ -579,12 +660,12 @@ int spr_reader_close(spr_reader *reader);
 /*
  * The same at a level that is a constant.
  */
-#define SPR_LOG(level, ...) SPR_CALL_(level, spr_log(&spr_site_, spr_values_), __VA_ARGS__)
+#define SPR_LOG(level, ...) SPR_CALL_(level, 0, __VA_ARGS__)
 
 /*
  * The same of something that happened at ticks (spr_now).
  */
-#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, spr_log_at(&spr_site_, ticks, spr_values_), __VA_ARGS__)
+#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, ticks, __VA_ARGS__)
 
 /*
  * The first of every n calls that come by here while the level is let through.
@@ -620,11 +701,11 @@ int spr_reader_close(spr_reader *reader);
 /* What follows is the macros' own. */
 
 #define SPR_SITE_INIT_(level, format, types, n, style)                                                             \
-    {0u, __LINE__, {0}, __FILE__, SPR_TARGET, "" format "", "", types, (uint16_t)(sizeof(__FILE__) - 1),           \
+    {0u, __LINE__, 0, {0}, __FILE__, SPR_TARGET, "" format "", "", types, (uint16_t)(sizeof(__FILE__) - 1),           \
      (uint16_t)(sizeof(SPR_TARGET) - 1), (uint16_t)(sizeof(format) - 1), 0, (uint8_t)(level), style, n,            \
      SPR_SITE_ABI, 0}
 
-#define SPR_CALL_(lvl, call, ...)                                                                                  \
+#define SPR_CALL_(lvl, ticks, ...)                                                                                 \
     do {                                                                                                           \
         if (0)                                                                                                     \
             spr_check_(__VA_ARGS__);                                                                               \
@@ -635,32 +716,34 @@ int spr_reader_close(spr_reader *reader);
             static const unsigned char spr_types_[] = {SPR_EACH_(SPR_TYPE_, __VA_ARGS__)};                         \
             static spr_site spr_site_ = SPR_SITE_INIT_(lvl, SPR_FIRST_(__VA_ARGS__, 0), spr_types_,                \
                                                        SPR_COUNT_(__VA_ARGS__), SPR_STYLE_PRINTF);                 \
-            const spr_value spr_values_[] = {SPR_EACH_(SPR_VALUE_, __VA_ARGS__)};                                  \
-            (void)call;                                                                                            \
+            enum {                                                                                                 \
+                spr_bytes_ = 0 SPR_EACH_(SPR_BYTES_, __VA_ARGS__),                                                 \
+                spr_count_of_texts_ = 0 SPR_EACH_(SPR_IS_TEXT_, __VA_ARGS__)                                       \
+            };                                                                                                     \
+            uint64_t spr_words_[spr_bytes_ / 8 + 1];                                                               \
+            spr_text spr_texts_[spr_count_of_texts_ + !spr_count_of_texts_];                                       \
+            struct spr_call_ spr_call_ = {spr_words_, spr_texts_, 0, 0, 0, 0, UINT32_MAX};                         \
+            if (spr_count_of_texts_)                                                                               \
+                spr_call_.quick = __atomic_load_n(&spr_site_.quick_, __ATOMIC_RELAXED);                            \
+            SPR_EACH_(SPR_PUT_, __VA_ARGS__)                                                                       \
+            spr_put_end_(&spr_call_);                                                                              \
+            (void)spr_log_packed(&spr_site_, ticks, spr_words_, spr_count_of_texts_ ? spr_texts_ : NULL);          \
         }                                                                                                          \
     } while (0)
 
 __attribute__((format(printf, 1, 2))) static inline void spr_check_(const char *format, ...) { (void)format; }
 
-static inline spr_value spr_int_(long long v) {
-    spr_value x;
-    x.i = v;
-    return x;
+SPR_INLINE_ void spr_put_int_(struct spr_call_ *c, int v) {
+    spr_put_(c, (unsigned)v, 4);
+    c->last = (unsigned)v;
 }
-static inline spr_value spr_unsigned_(unsigned long long v) {
-    spr_value x;
-    x.u = v;
-    return x;
-}
-static inline spr_value spr_double_(double v) {
-    spr_value x;
-    x.f = v;
-    return x;
-}
-static inline spr_value spr_pointer_(const volatile void *v) {
-    spr_value x;
-    x.p = (const void *)v;
-    return x;
+SPR_INLINE_ void spr_put_unsigned_(struct spr_call_ *c, unsigned v) { spr_put_(c, v, 4); }
+SPR_INLINE_ void spr_put_long_(struct spr_call_ *c, unsigned long long v) { spr_put_(c, v, 8); }
+SPR_INLINE_ void spr_put_pointer_(struct spr_call_ *c, const volatile void *v) { spr_put_(c, (uintptr_t)v, 8); }
+SPR_INLINE_ void spr_put_double_(struct spr_call_ *c, double v) {
+    uint64_t word;
+    __builtin_memcpy(&word, &v, 8);
+    spr_put_(c, word, 8);
 }
 
 /* The type that an argument has after the promotions of a call (but float stays one). Not evaluated. */
@@ -683,18 +766,29 @@ static inline spr_value spr_pointer_(const volatile void *v) {
         default: SPR_T_POINTER),
 #define SPR_TYPE_0_ 0
 
-#define SPR_VALUE_(x)                                                                                              \
+#define SPR_PUT_(x)                                                                                                \
     _Generic(SPR_PROMOTED_(x),                                                                                     \
-        int: spr_int_,                                                                                             \
-        unsigned: spr_unsigned_,                                                                                   \
-        long: spr_int_,                                                                                            \
-        unsigned long: spr_unsigned_,                                                                              \
-        long long: spr_int_,                                                                                       \
-        unsigned long long: spr_unsigned_,                                                                         \
-        float: spr_double_,                                                                                        \
-        double: spr_double_,                                                                                       \
-        default: spr_pointer_)(x),
-#define SPR_VALUE_0_ {0}
+        int: spr_put_int_,                                                                                         \
+        unsigned: spr_put_unsigned_,                                                                               \
+        long: spr_put_long_,                                                                                       \
+        unsigned long: spr_put_long_,                                                                              \
+        long long: spr_put_long_,                                                                                  \
+        unsigned long long: spr_put_long_,                                                                         \
+        float: spr_put_double_,                                                                                    \
+        double: spr_put_double_,                                                                                   \
+        char *: spr_put_text_,                                                                                     \
+        const char *: spr_put_text_,                                                                               \
+        unsigned char *: spr_put_text_,                                                                            \
+        const unsigned char *: spr_put_text_,                                                                      \
+        default: spr_put_pointer_)(&spr_call_, x);
+#define SPR_PUT_0_
+
+/* What those write at most (behind a text a new word begins), and which of them are texts. */
+#define SPR_BYTES_(x) +_Generic(SPR_PROMOTED_(x), int: 4, unsigned: 4, default: 8)
+#define SPR_BYTES_0_
+#define SPR_IS_TEXT_(x)                                                                                            \
+    +_Generic(SPR_PROMOTED_(x), char *: 1, const char *: 1, unsigned char *: 1, const unsigned char *: 1, default: 0)
+#define SPR_IS_TEXT_0_
 
 #define SPR_MAY_(x)                                                                                                \
     _Static_assert(_Generic(SPR_PROMOTED_(x),                                                                      \

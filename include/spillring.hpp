@@ -313,8 +313,54 @@ template <unsigned N, class T> struct Arg<Field<N, T>> : Capture<std::remove_cv_
     }
 };
 
+/* Bytes that a type takes among the numbers of a packed call (see spr_log_packed), and whether it is a text there. */
+constexpr bool is_packed(unsigned char type) noexcept { return type <= SPR_T_POINTER; }
+constexpr bool is_packed_text(unsigned char type) noexcept { return type == SPR_T_STR || type == SPR_T_CSTR; }
+constexpr unsigned packed_bytes(unsigned char type) noexcept {
+    switch (type) {
+    case SPR_T_I8:
+    case SPR_T_U8:
+    case SPR_T_BOOL:
+        return 1;
+    case SPR_T_I16:
+    case SPR_T_U16:
+        return 2;
+    case SPR_T_I64:
+    case SPR_T_U64:
+    case SPR_T_F64:
+    case SPR_T_POINTER:
+        return 8;
+    case SPR_T_I128:
+    case SPR_T_U128:
+        return 16;
+    default:
+        return 4;
+    }
+}
+
+template <unsigned char Type> inline __attribute__((always_inline)) void pack(spr_call_ &c, const spr_value *v) noexcept {
+    if constexpr (Type == SPR_T_CSTR) {
+        spr_put_text_(&c, v->p);
+    } else if constexpr (Type == SPR_T_STR) {
+        spr_put_string_(&c, v->p, v[1].u < SPR_UNMEASURED ? static_cast<uint32_t>(v[1].u) : SPR_UNMEASURED);
+    } else if constexpr (packed_bytes(Type) == 16) {
+        spr_put_(&c, v[0].u, 8);
+        spr_put_(&c, v[1].u, 8);
+    } else if constexpr (Type == SPR_T_CHAR) {
+        const uint64_t u = v->u;
+        spr_put_(&c, u > 0x10ffff || (u & ~UINT64_C(0x7ff)) == 0xd800 ? 0xfffd : u, 4); // or no character
+    } else {
+        constexpr unsigned n = packed_bytes(Type);
+        spr_put_(&c, v->u & (~UINT64_C(0) >> (64 - 8 * n)), n);
+    }
+}
+
 template <class... A> struct Args {
     static constexpr unsigned n = sizeof...(A);
+    static constexpr bool packed = (true && ... && is_packed(Arg<A>::type));
+    /* At most: behind a text a new word begins. */
+    static constexpr unsigned bytes = (0u + ... + (is_packed_text(Arg<A>::type) ? 11 : packed_bytes(Arg<A>::type)));
+    static constexpr unsigned texts = (0u + ... + (is_packed_text(Arg<A>::type) ? 1u : 0u));
     static constexpr unsigned named = (0u + ... + (Arg<A>::named ? 1u : 0u));
     static constexpr unsigned values = (0u + ... + Arg<A>::values);
     static constexpr unsigned names = (0u + ... + Arg<A>::name);
@@ -437,26 +483,36 @@ template <unsigned N, class... A> __attribute__((cold, noinline)) void put_names
     __atomic_store_n(names, all[0], __ATOMIC_RELEASE);
 }
 
-template <bool Now, size_t N, class... A>
+template <class T, class U>
+inline __attribute__((always_inline)) void pack_arg(spr_call_ &c, const U &v) noexcept {
+    spr_value values[2];
+    Arg<T>::put_arg(values, v);
+    pack<Arg<T>::type>(c, values);
+}
+
+template <size_t N, class... A>
 inline __attribute__((always_inline)) int log(const spr_site *site, char *names, uint64_t ticks, const char (&)[N],
                                               const A &...a) noexcept {
     using All = Args<A...>;
-    spr_value values[All::values + 1];
-    spr_value *to = values;
-    if constexpr (All::values == 0)
-        values[0].u = 0;
-    ((Arg<A>::put_arg(to, a), to += Arg<A>::values), ...);
-    (void)to;
     if constexpr (All::names != 0) {
         if (__builtin_expect(__atomic_load_n(names, __ATOMIC_ACQUIRE) == 0, 0))
             put_names<All::names>(names, a...);
     }
     (void)names;
-    const spr_value *given = All::values ? values : nullptr;
-    if constexpr (Now)
-        return (void)ticks, spr_log(site, given);
-    else
-        return spr_log_at(site, ticks, given);
+    if constexpr (All::packed) {
+        uint64_t words[All::bytes / 8 + 1];
+        spr_text texts[All::texts + !All::texts];
+        spr_call_ c{words, texts, 0, 1, 0, 0, UINT32_MAX};
+        (pack_arg<A>(c, a), ...);
+        spr_put_end_(&c);
+        return spr_log_packed(site, ticks, words, All::texts ? texts : nullptr);
+    } else {
+        spr_value values[All::values];
+        spr_value *to = values;
+        ((Arg<A>::put_arg(to, a), to += Arg<A>::values), ...);
+        (void)to;
+        return ticks ? spr_log_at(site, ticks, values) : spr_log(site, values);
+    }
 }
 
 } // namespace detail
@@ -464,7 +520,7 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
 
 #define SPR_FIRST_(format, ...) format
 
-#define SPR_CALL_(lvl, now, ticks, ...)                                                                                \
+#define SPR_CALL_(lvl, ticks, ...)                                                                                     \
     do {                                                                                                           \
         if ((lvl) >= SPR_MIN_LEVEL && spr_enabled(lvl)) {                                                          \
             using SprArgs_ = decltype(::spr::detail::args_of(__VA_ARGS__));                                        \
@@ -490,6 +546,7 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
             static char spr_names_[SprArgs_::names + 1];                                                           \
             static spr_site spr_site_ = {0u,                                                                       \
                                          __LINE__,                                                                 \
+                                         0,                                                                        \
                                          {0},                                                                      \
                                          __FILE__,                                                                 \
                                          SPR_TARGET,                                                               \
@@ -505,7 +562,7 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
                                          static_cast<uint8_t>(SprArgs_::n),                                        \
                                          SPR_SITE_ABI,                                                             \
                                          0};                                                                       \
-            (void)::spr::detail::log<now>(&spr_site_, spr_names_, ticks, __VA_ARGS__);                             \
+            (void)::spr::detail::log(&spr_site_, spr_names_, ticks, __VA_ARGS__);                             \
         }                                                                                                          \
     } while (0)
 
@@ -520,8 +577,8 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
 
 /* At a level that is a constant; of something that happened at ticks (spr_now); the first of every n calls that come by here
  * while the level is let through; the first n of them. */
-#define SPR_LOG(level, ...) SPR_CALL_(level, true, 0, __VA_ARGS__)
-#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, false, ticks, __VA_ARGS__)
+#define SPR_LOG(level, ...) SPR_CALL_(level, 0, __VA_ARGS__)
+#define SPR_LOG_AT(level, ticks, ...) SPR_CALL_(level, ticks, __VA_ARGS__)
 #define SPR_LOG_EVERY_N(level, n, ...)                                                                             \
     do {                                                                                                           \
         static uint64_t spr_count_;                                                                                \

@@ -1,7 +1,7 @@
 //! Every constant and struct that the header repeats: a test compiles static asserts made from this, as C11 and as
 //! C++17.
 
-use crate::site::{PLAN, take};
+use crate::site::{PLAN, PackedText, UNMEASURED, quick, take};
 use crate::{Counters, Field, Fields, Options, ReaderOptions, Record, Reservation, Site, Value, codes};
 use spillring::journal::kind;
 use spillring::layout::site::{MAX_ARGS, MAX_FMT, style, ty};
@@ -59,6 +59,8 @@ pub const CONSTANTS: &[(&str, i64)] = &[
     ("SPR_KIND_NOTE", kind::NOTE as i64),
     ("SPR_KIND_GAP", crate::reader::KIND_GAP as i64),
     ("SPR_PLAN_", PLAN as i64),
+    ("SPR_UNMEASURED", UNMEASURED as i64),
+    ("SPR_BOUNDED_", quick::BOUNDED as i64),
 ];
 
 /// A struct: its name in C, its size and alignment, and the offset of each member.
@@ -87,7 +89,8 @@ macro_rules! structs {
 
 structs! {
     "spr_value" Value: i = "i" u = "u" f = "f" p = "p";
-    "spr_site" Site: id = "id_" line = "line" plan = "plan_" file = "file" target = "target" fmt = "fmt"
+    "spr_text" PackedText: p = "p" at = "at";
+    "spr_site" Site: id = "id_" line = "line" quick = "quick_" plan = "plan_" file = "file" target = "target" fmt = "fmt"
         fields = "fields" types = "types" file_len = "file_len" target_len = "target_len" fmt_len = "fmt_len"
         fields_len = "fields_len" level = "level" style = "style" n_args = "n_args" abi = "abi"
         verdict = "verdict_";

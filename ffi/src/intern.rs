@@ -129,6 +129,7 @@ fn intern(site: &Site) -> Result<&'static Site, i32> {
     let copy = Site {
         id: SiteId::new(),
         verdict: ForeignVerdict::new(),
+        quick: AtomicU64::new(0),
         plan: [const { AtomicU64::new(0) }; PLAN],
         fmt: text(fmt),
         types,

@@ -1,8 +1,13 @@
 //! A call site of C or C++, and the log call.
 //!
-//! A call gives the address of its static [`Site`] and its arguments as 64-bit values. How they are to be taken
-//! (which are strings, how long those may be) is worked out from types and format string in the site's first
-//! call and kept in the site, as a plan: one operation for each argument that is stored.
+//! A call gives the address of its static [`Site`] and its arguments. How they are to be taken (which are strings,
+//! how long those may be) is worked out from types and format string in the site's first call and kept in the site, as
+//! a plan: one operation for each argument that is stored.
+//!
+//! The macros' calls ([`spr_log_packed`]) bring numbers as they will lie in the record, and strings measured: what a
+//! compiler knows is settled where it knows it. Where the plan takes them just so, which is the usual case, the site has
+//! a *quick word*, and the call copies them into the lane and is done. All others, and the calls of sites that are
+//! filled in at run time ([`spr_log`]), give 64-bit values, to which the plan's operations are applied one by one.
 
 use crate::codes;
 use crate::guard::guard;
@@ -65,6 +70,8 @@ pub struct Site {
     pub id: SiteId,
     /// Line in the source file.
     pub line: u32,
+    /// The library's; starts as zero: see [`quick`].
+    pub quick: AtomicU64,
     /// The library's; starts as zeros.
     pub plan: [AtomicU64; PLAN],
     /// Source file.
@@ -100,12 +107,40 @@ pub struct Site {
 // SAFETY: the facts are static and never change; the rest is atomic.
 unsafe impl Sync for Site {}
 
-/// Words of a plan: 16 operations (of a quick one 8, and how the quick call takes them), 16 precisions, a word of sums,
-/// 16 types as they are stored, the strings of a quick one.
-pub const PLAN: usize = 10;
-const QUICK_OPS: usize = 1;
+/// A string of a packed call.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PackedText {
+    /// Its bytes.
+    pub p: *const u8,
+    /// Bytes of the numbers up to them; the last 4 of those are their length, or [`UNMEASURED`]. Behind that the
+    /// numbers go on with a new word.
+    pub at: u64,
+}
+
+/// Instead of a string's length: the library is to find out.
+pub const UNMEASURED: u32 = u32::MAX;
+
+/// The word of a site whose packed calls are stored as they come: 0 = not known yet. All of it is said at once, and
+/// never changes. Its lower half is the number of the site's entry.
+pub mod quick {
+    /// Its packed calls are not.
+    pub const NONE: u64 = 1 << 32;
+    /// From this bit on: how many strings there are.
+    pub const TEXTS: u32 = 32;
+    /// From this bit on, for each string: the `int` before it bounds its length.
+    pub const BOUNDED: u32 = 40;
+    /// From this bit on: bytes of the numbers.
+    pub const BYTES: u32 = 56;
+    /// Of a longer string the plan is followed: for those the time is in the copy.
+    pub const MAX_TEXT: usize = 1024;
+}
+
+/// Words of a plan: 16 operations, 16 precisions, a word of sums, 16 types as they are stored.
+pub const PLAN: usize = 9;
+const BOUNDS: usize = 2;
+const SUMS: usize = 6;
 const TYPES: usize = 7;
-const QUICK: usize = 9;
 
 /// Operations. Up to 8: so many low bytes of the value.
 mod op {
@@ -117,9 +152,7 @@ mod op {
     pub const CHAR: u8 = 18;
     /// errno, which takes no value.
     pub const ERRNO: u8 = 19;
-    /// In a quick call, this and its bytes (1, 2, 4): a number behind which there is no room for 8.
-    pub const TIGHT: u8 = 8;
-    /// Address and length. (Even, and those below odd: see `Quick::put`.)
+    /// Address and length.
     pub const STR: u8 = 24;
     /// Address; ends with a NUL.
     pub const CSTR: u8 = 25;
@@ -138,10 +171,6 @@ mod sum {
     pub const STRINGS: u64 = 1 << 33;
     pub const ERRNO: u64 = 1 << 34;
     pub const TEXTS: u64 = 1 << 35;
-    /// At most 8 operations, all of them numbers of up to 8 bytes, STR, CSTR and CSTR_BEFORE: the usual case, whose
-    /// code stays in registers. The strings stand in a word of their own, a byte each: where in the values (5 bits),
-    /// and the operation less STR.
-    pub const QUICK: u64 = 1 << 36;
 }
 
 #[derive(Clone, Copy)]
@@ -163,6 +192,31 @@ impl Plan {
         self.fixed += bytes;
         self.flags |= flags;
         Some(())
+    }
+
+    /// The quick word of a site with these types and this entry.
+    fn quick(&self, types: &[u8], id: u32) -> u64 {
+        let (mut bytes, mut texts, mut bounded) = (0, 0, 0);
+        for (i, &t) in types.iter().enumerate() {
+            let natural = match t {
+                ty::BOOL => op::BOOL,
+                ty::CHAR => op::CHAR,
+                ty::STR => op::STR,
+                take::CSTR => op::CSTR,
+                _ => packed_bytes(t).unwrap_or(0),
+            };
+            if self.ops[i] == op::CSTR_BEFORE && i > 0 && types[i - 1] == ty::I32 {
+                bounded |= 1 << texts;
+            } else if self.ops[i] != natural || natural == 0 {
+                return quick::NONE;
+            }
+            texts += u64::from(natural == op::STR || natural == op::CSTR);
+            bytes += u64::from(packed_bytes(t).unwrap_or(0));
+        }
+        if self.n != types.len() || id == 0 || bytes > 255 {
+            return quick::NONE;
+        }
+        u64::from(id) | bytes << quick::BYTES | texts << quick::TEXTS | bounded << quick::BOUNDED
     }
 
     /// An argument of type `t`. None: no such type, or too many.
@@ -194,6 +248,20 @@ impl Plan {
         }
     }
 }
+
+/// Bytes that an argument takes among a packed call's numbers. None: it is none of those.
+fn packed_bytes(t: u8) -> Option<u8> {
+    match t {
+        ty::I8 | ty::U8 | ty::BOOL => Some(1),
+        ty::I16 | ty::U16 => Some(2),
+        ty::I32 | ty::U32 | ty::F32 | ty::CHAR | ty::STR | take::CSTR => Some(4),
+        ty::I64 | ty::U64 | ty::F64 | take::POINTER => Some(8),
+        ty::I128 | ty::U128 => Some(16),
+        _ => None,
+    }
+}
+const _: () = assert!(MAX_ARGS == 16); // bits of BOUNDED
+const _: () = assert!(op::WIDE == 16); // as its bytes
 
 impl Site {
     /// Whether its pointers may be followed.
@@ -314,43 +382,42 @@ impl Site {
         for i in 0..4 {
             let b: [u16; 4] = plan.bounds[4 * i..4 * i + 4].try_into().unwrap_or_default();
             let w = b.iter().rev().fold(0, |w, b| w << 16 | u64::from(*b));
-            self.plan[2 + i].store(w, Relaxed);
+            self.plan[BOUNDS + i].store(w, Relaxed);
         }
-        let (mut strings, mut n, mut at, mut quick) = (0, 0, 0u64, plan.n <= 8);
-        let (mut quick_ops, mut offset) = (0, 0);
-        for (i, &op) in plan.ops[..plan.n].iter().enumerate() {
-            let (mut how, mut bytes) = (op, 4);
-            match op {
-                1..=8 => {
-                    at += 1;
-                    bytes = u16::from(op);
-                    // All 8 bytes of the value are written where they fit: a payload is a multiple of 8 long. Behind
-                    // a string nothing is known but what follows.
-                    let fits = plan.fixed.saturating_sub(offset) >= 8
-                        || n == 0 && offset + 8 <= plan.fixed.next_multiple_of(8);
-                    if !fits {
-                        how = op::TIGHT + op;
-                    }
-                }
-                op::STR | op::CSTR | op::CSTR_BEFORE => {
-                    // The highest bit says that there is one: a place in the values may be 0.
-                    strings |= (0x80 | u64::from(op - op::STR) << 5 | at & 31) << (8 * (n & 7));
-                    n += 1;
-                    at += if op == op::STR { 2 } else { 1 };
-                }
-                _ => quick = false,
-            }
-            offset += bytes;
-            quick_ops |= u64::from(how) << (8 * (i & 7));
-        }
-        self.plan[QUICK].store(strings, Relaxed);
         // Nothing else is ever stored to a word: another thread may be taking arguments by it.
-        self.plan[0].store(word(&plan.ops[..8]), Relaxed);
-        self.plan[QUICK_OPS].store(if quick { quick_ops } else { word(&plan.ops[8..]) }, Relaxed);
-        let quick = if quick { sum::QUICK } else { 0 };
-        let sums = u64::from(plan.fixed) | (plan.n as u64) << sum::OPS | plan.flags | quick | sum::READY;
-        // Release, pairs with the load in `log`. Whoever else is here stores the same.
-        self.plan[6].store(sums, Release);
+        for i in 0..2 {
+            self.plan[i].store(word(&plan.ops[8 * i..8 * i + 8]), Relaxed);
+        }
+        let sums = u64::from(plan.fixed) | (plan.n as u64) << sum::OPS | plan.flags | sum::READY;
+        // Release, pairs with the load in `sums`. Whoever else is here stores the same.
+        self.plan[SUMS].store(sums, Release);
+    }
+
+    /// Its plan's sums; in its first call the plan is made. None: its facts make no sense.
+    #[inline]
+    fn sums(&self) -> Option<u64> {
+        let sums = self.plan[SUMS].load(Acquire);
+        if sums & sum::READY != 0 { Some(sums) } else { self.first_sums() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_sums(&self) -> Option<u64> {
+        let _errno = spillring::sys::SavedErrno::save();
+        self.keep(&self.make_plan()?);
+        Some(self.plan[SUMS].load(Acquire))
+    }
+
+    /// After a packed call that was not quick: the next one may be.
+    #[cold]
+    #[inline(never)]
+    fn settle(&self) {
+        let _errno = spillring::sys::SavedErrno::save();
+        if let Some(plan) = self.make_plan() {
+            // The entry's number, and that the entry is published before it: release, pairs with the load in
+            // `packed_quick`. Whoever else is here stores the same.
+            self.quick.store(plan.quick(self.arg_types(), self.id.get()), Release);
+        }
     }
 
     /// What is stored of it, given its plan's types.
@@ -606,104 +673,68 @@ fn translate(o: Outcome) -> i32 {
     }
 }
 
-#[inline(always)]
 unsafe fn log(site: *const Site, ticks: u64, values: *const Value) -> i32 {
     // SAFETY: NULL, or the caller's site.
     let Some(site) = (unsafe { site.as_ref() }) else { return codes::NULL };
     if !site.verdict.passes(site.level, || site.target_bytes()) {
         return codes::OK;
     }
-    let sums = site.plan[6].load(Acquire);
-    let ops = site.plan[QUICK_OPS].load(Relaxed);
-    if sums & sum::QUICK == 0 {
-        // SAFETY: by the caller.
-        return unsafe { general(site, sums, ticks, values) };
-    }
+    let Some(sums) = site.sums() else { return codes::ARGUMENT };
+    let ops = site.plan.as_ptr();
     if values.is_null() {
-        return quick_without_values(site, ops, sums, ticks);
-    }
-    let mut lens = [const { MaybeUninit::uninit() }; 8];
-    let mut len = sums as usize & 0xffff;
-    let mut strings = site.plan[QUICK].load(Relaxed);
-    if strings != 0 {
-        let mut to = lens.as_mut_ptr();
-        loop {
-            // SAFETY: the plan says where in the values a string is, and that one is before it where it needs that;
-            // there are at most 8.
-            unsafe {
-                let n = usual_string(strings, values);
-                if n > MAX_STRING {
-                    return general(site, sums, ticks, values);
-                }
-                (*to).write(n as u32);
-                to = to.add(1);
-                len += n;
-            }
-            strings >>= 8;
-            if strings == 0 {
-                break;
-            }
+        // Right where errno is all that is stored.
+        let n = (sums >> sum::OPS) as usize & 0xff;
+        // SAFETY: the operations of a plan that is ready.
+        if (0..n).any(|i| unsafe { *ops.cast::<u8>().add(i) } != op::ERRNO) {
+            return codes::NULL;
         }
+    } else if sums & sum::TEXTS != 0 {
+        return with_texts(site, sums, ticks, values);
     }
-    let payload = Quick { ops, values, lens: &lens, len };
-    match spillring::writer::log_registered(&site.id, payload, ticks) {
-        Some(outcome) => translate(outcome),
-        // SAFETY: by the caller.
-        None => unsafe { general(site, sums, ticks, values) },
-    }
+    // SAFETY: the first two words of a plan are its operations, the next four its bounds; they do not change
+    // once it is ready.
+    unsafe { send(site, ops.cast(), ops.add(BOUNDS).cast(), values, sums, ticks) }
 }
 
-/// In a byte of the word of a quick plan's strings, less [`op::STR`]: it ends with a NUL; its bound is before it.
-const ENDS: u64 = 1 << 5;
-const BOUNDED: u64 = 2 << 5;
-const _: () = assert!(op::CSTR - op::STR == 1 && op::CSTR_BEFORE - op::STR == 3);
-
-/// Bytes of the first of these strings; more than [`MAX_STRING`]: it is long, or NULL.
-///
-/// # Safety
-/// `strings` are of a quick plan, and `values` as many as it takes.
-#[inline(always)]
-unsafe fn usual_string(strings: u64, values: *const Value) -> usize {
-    const OTHER: usize = MAX_STRING + 1;
-    // SAFETY: by the caller.
-    unsafe {
-        let at = values.add(strings as usize & 31);
-        let p = (*at).p;
-        if p.is_null() {
-            return OTHER;
-        }
-        let mut most = OTHER;
-        if strings & (ENDS | BOUNDED) != ENDS {
-            if strings & ENDS == 0 {
-                return (*at.add(1)).u as usize;
-            }
-            // Below 0 it bounds nothing.
-            most = most.min((*at.sub(1)).i as i32 as u32 as usize);
-        }
-        libc::strnlen(p.cast(), most)
-    }
-}
-
-/// NULL is right where nothing is stored.
-#[cold]
-#[inline(never)]
-fn quick_without_values(site: &Site, ops: u64, sums: u64, ticks: u64) -> i32 {
-    if ops == 0 { without_values(site, sums, ticks) } else { codes::NULL }
-}
-
-/// The arguments of a call whose plan is a quick one: see [`sum::QUICK`].
+/// The arguments of a packed call of a site that has a quick word: numbers, and texts among them.
 #[derive(Clone, Copy)]
-struct Quick<'a> {
-    /// One a byte, the first one lowest.
-    ops: u64,
-    values: *const Value,
-    /// Of the strings.
-    lens: &'a [MaybeUninit<u32>; 8],
+struct Packed {
+    numbers: *const u8,
+    texts: *const PackedText,
+    /// Bytes of the numbers.
+    bytes: usize,
+    /// How many texts.
+    n: usize,
+    /// Bytes of all.
     len: usize,
 }
 
-// SAFETY: as for `Captured`.
-unsafe impl Payload for Quick<'_> {
+/// The same without texts, and with one: those stay in registers.
+#[derive(Clone, Copy)]
+struct Numbers {
+    numbers: *const u8,
+    bytes: usize,
+}
+#[derive(Clone, Copy)]
+struct OneText {
+    numbers: *const u8,
+    bytes: usize,
+    /// Of them, those before the text.
+    first: usize,
+    p: *const u8,
+    len: usize,
+}
+
+/// Bytes of a text. 0xffff...: it was not measured, because the site had no quick word yet.
+#[inline(always)]
+unsafe fn len_of(numbers: *const u8, text: &PackedText) -> usize {
+    // SAFETY: by the caller, one of the call's texts, whose length stands right before it.
+    unsafe { numbers.add(text.at as usize - 4).cast::<u32>().read_unaligned() as usize }
+}
+
+// SAFETY: `put` and `pieces` give the numbers, and each text at its place among them. What is longer than 32 bytes are
+// the caller's numbers and texts.
+unsafe impl Payload for Packed {
     #[inline(always)]
     fn len(&self) -> usize {
         self.len
@@ -711,61 +742,298 @@ unsafe impl Payload for Quick<'_> {
 
     #[inline(always)]
     unsafe fn put(&self, dst: *mut u8) {
-        // SAFETY: as for `Captured`. What a number writes beyond itself the next one overwrites, or is padding: see
-        // `Site::keep`.
+        // SAFETY: the caller gives room for `len` bytes, rounded up to a multiple of 8, from a multiple of 8 on.
         unsafe {
-            let (mut to, mut values, mut ops) = (dst, self.values, self.ops);
-            let mut lens = self.lens.as_ptr();
-            while ops != 0 {
-                let op = ops as u8;
-                ops >>= 8;
-                if op <= 8 {
-                    to.cast::<u64>().write_unaligned((*values).u);
-                    to = to.add(usize::from(op));
-                    values = values.add(1);
-                } else if op >= op::STR {
-                    let len = (*lens).assume_init();
-                    to.cast::<u32>().write_unaligned(len);
-                    to = to.add(4);
-                    copy((*values).p, to, len as usize);
-                    if ops == 0 {
-                        return;
-                    }
-                    lens = lens.add(1);
-                    to = to.add(len as usize);
-                    // STR is the only even one.
-                    values = values.add(2 - usize::from(op & 1));
-                } else {
-                    let (v, n) = ((*values).u, usize::from(op - op::TIGHT));
-                    core::ptr::copy_nonoverlapping((&raw const v).cast::<u8>(), to, n);
-                    to = to.add(n);
-                    values = values.add(1);
+            let (mut text, mut at, mut rest, mut to) = (self.texts, 0, self.bytes, dst);
+            for left in (0..self.n).rev() {
+                let n = (*text).at as usize - at;
+                put_words(self.numbers.add(at), to, n);
+                to = to.add(n);
+                rest -= n;
+                at += (n + 7) & !7;
+                let n = len_of(self.numbers, &*text);
+                copy((*text).p, to, n);
+                to = to.add(n);
+                text = text.add(1);
+                if rest == 0 && left == 0 {
+                    return;
                 }
             }
+            put_words(self.numbers.add(at), to, rest);
         }
     }
 
     fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        // As a call that is not quick has them.
-        let ops = self
-            .ops
-            .to_le_bytes()
-            .map(|op| if op > op::TIGHT && op < op::WIDE { op - op::TIGHT } else { op });
-        let n = ops.iter().position(|op| *op == 0).unwrap_or(8);
-        let (mut lens, mut next) = ([const { MaybeUninit::uninit() }; MAX_ARGS], 0);
-        for i in 0..n {
-            if ops[i] >= op::STR {
-                lens[i] = self.lens[next];
-                next += 1;
+        // SAFETY: the caller's numbers and texts, as in `put`.
+        unsafe {
+            let (mut at, mut rest) = (0, self.bytes);
+            for i in 0..self.n {
+                let text = &*self.texts.add(i);
+                let n = text.at as usize - at;
+                f(core::slice::from_raw_parts(self.numbers.add(at), n));
+                f(core::slice::from_raw_parts(text.p, len_of(self.numbers, text)));
+                rest -= n;
+                at += (n + 7) & !7;
             }
+            f(core::slice::from_raw_parts(self.numbers.add(at), rest));
         }
-        let all =
-            Captured { ops: ops.as_ptr(), n, values: self.values, lens: &lens, len: self.len, errno: 0 };
-        all.pieces(f);
     }
 }
 
-/// As memcpy; short ones without a call.
+// SAFETY: as for `Packed`.
+unsafe impl Payload for Numbers {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.bytes
+    }
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) {
+        // SAFETY: room for `bytes`, rounded up to a multiple of 8, from a multiple of 8 on.
+        unsafe { put_whole_words(self.numbers, dst, self.bytes) };
+    }
+    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
+        // SAFETY: the caller's numbers.
+        f(unsafe { core::slice::from_raw_parts(self.numbers, self.bytes) });
+    }
+}
+
+// SAFETY: as for `Packed`.
+unsafe impl Payload for OneText {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.bytes + self.len
+    }
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) {
+        // SAFETY: as for `Packed`.
+        unsafe {
+            put_whole_words(self.numbers, dst, self.first);
+            let to = dst.add(self.first);
+            copy(self.p, to, self.len);
+            if self.bytes != self.first {
+                let from = self.numbers.add((self.first + 7) & !7);
+                put_words(from, to.add(self.len), self.bytes - self.first);
+            }
+        }
+    }
+    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
+        // SAFETY: the caller's numbers and text.
+        unsafe {
+            f(core::slice::from_raw_parts(self.numbers, self.first));
+            f(core::slice::from_raw_parts(self.p, self.len));
+            let from = self.numbers.add((self.first + 7) & !7);
+            f(core::slice::from_raw_parts(from, self.bytes - self.first));
+        }
+    }
+}
+
+/// A packed call of a site that has no text.
+///
+/// # Safety
+/// As [`spr_log_packed`]; `word` is the site's quick word.
+#[inline(never)]
+unsafe extern "C" fn packed_numbers(
+    site: *const Site,
+    ticks: u64,
+    numbers: *const u8,
+    texts: *const PackedText,
+    word: u64,
+) -> c_int {
+    let bytes = (word >> quick::BYTES) as usize;
+    if spillring::writer::log_usual(word as u32, Numbers { numbers, bytes }) {
+        return codes::OK;
+    }
+    // SAFETY: by the caller.
+    unsafe { packed(site, ticks, numbers, texts) }
+}
+
+/// A packed call of a site that has one text.
+///
+/// # Safety
+/// As [`packed_numbers`].
+#[inline(never)]
+unsafe extern "C" fn packed_text(
+    site: *const Site,
+    ticks: u64,
+    numbers: *const u8,
+    texts: *const PackedText,
+    word: u64,
+) -> c_int {
+    // SAFETY: NULL, or the caller's text.
+    if let Some(text) = unsafe { texts.as_ref() } {
+        // SAFETY: its length.
+        let len = unsafe { len_of(numbers, text) };
+        let (bytes, first) = ((word >> quick::BYTES) as usize, text.at as usize);
+        if len <= quick::MAX_TEXT
+            && !text.p.is_null()
+            && spillring::writer::log_usual(word as u32, OneText { numbers, bytes, first, p: text.p, len })
+        {
+            return codes::OK;
+        }
+    }
+    // SAFETY: by the caller.
+    unsafe { packed(site, ticks, numbers, texts) }
+}
+
+/// A packed call of a site that has several.
+///
+/// # Safety
+/// As [`packed_numbers`].
+#[inline(never)]
+unsafe extern "C" fn packed_texts(
+    site: *const Site,
+    ticks: u64,
+    numbers: *const u8,
+    texts: *const PackedText,
+    word: u64,
+) -> c_int {
+    let (bytes, n) = ((word >> quick::BYTES) as usize, (word >> quick::TEXTS) as usize & 0xff);
+    let mut len = bytes;
+    let mut good = !texts.is_null();
+    let mut i = 0;
+    while good && i < n {
+        // SAFETY: by the caller, as many as its site's types say.
+        let (l, p) = unsafe { (len_of(numbers, &*texts.add(i)), (*texts.add(i)).p) };
+        good = l <= quick::MAX_TEXT && !p.is_null();
+        len += l;
+        i += 1;
+    }
+    if good && spillring::writer::log_usual(word as u32, Packed { numbers, texts, bytes, n, len }) {
+        return codes::OK;
+    }
+    // SAFETY: by the caller.
+    unsafe { packed(site, ticks, numbers, texts) }
+}
+
+/// A packed call that is not quick: by values.
+///
+/// # Safety
+/// As [`spr_log_packed`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn packed(
+    site: *const Site,
+    ticks: u64,
+    numbers: *const u8,
+    texts: *const PackedText,
+) -> c_int {
+    guard(|| {
+        // SAFETY: NULL, or the caller's site.
+        let Some(it) = (unsafe { site.as_ref() }) else { return codes::NULL };
+        if it.sums().is_none() {
+            return codes::ARGUMENT;
+        }
+        let mut values = [Value { u: 0 }; 2 * MAX_ARGS];
+        let (mut from, mut to, mut text) = (0, 0, 0);
+        for &t in it.arg_types() {
+            let Some(n) = packed_bytes(t) else { return codes::ARGUMENT };
+            if numbers.is_null() {
+                return codes::NULL;
+            }
+            let mut word = [0u8; 16];
+            // SAFETY: by the caller, its numbers are as many bytes as these types take.
+            unsafe {
+                core::ptr::copy_nonoverlapping(numbers.add(from), word.as_mut_ptr(), usize::from(n));
+            }
+            from += usize::from(n);
+            let word = u128::from_le_bytes(word);
+            if t == ty::STR || t == take::CSTR {
+                from = (from + 7) & !7;
+                if texts.is_null() {
+                    return codes::NULL;
+                }
+                // SAFETY: and its texts as many as these types say.
+                values[to].p = unsafe { (*texts.add(text)).p };
+                text += 1;
+                if t == ty::STR {
+                    to += 1;
+                    // Not measured is too long.
+                    values[to].u = if word as u32 == UNMEASURED { u64::MAX } else { word as u64 };
+                }
+            } else {
+                values[to].u = word as u64;
+                if n == 16 {
+                    to += 1;
+                    values[to].u = (word >> 64) as u64;
+                }
+            }
+            to += 1;
+        }
+        // SAFETY: values as the site's types say.
+        let code = unsafe { log(site, ticks, values.as_ptr()) };
+        if it.quick.load(Relaxed) == 0 && it.id.get() != 0 {
+            it.settle();
+        }
+        code
+    })
+}
+
+/// In a loop that copies: else the compiler finds out what it is, and calls memcpy.
+#[inline(always)]
+fn not_memcpy() {
+    // SAFETY: no instruction.
+    unsafe { core::arch::asm!("", options(nostack, preserves_flags)) };
+}
+
+/// Copies words until `n` bytes are copied. By words everywhere, as they were stored: else the loads wait until the
+/// stores are done.
+///
+/// # Safety
+/// Room for `n` bytes, rounded up to a multiple of 8; at both.
+#[inline(always)]
+unsafe fn put_whole_words(from: *const u8, to: *mut u8, n: usize) {
+    // SAFETY: by the caller.
+    let word = |at: usize| unsafe {
+        to.add(at).cast::<u64>().write_unaligned(from.add(at).cast::<u64>().read_unaligned());
+    };
+    if n > 0 {
+        word(0);
+    }
+    if n > 8 {
+        word(8);
+        let mut at = 16;
+        while at < n {
+            word(at);
+            at += 8;
+            not_memcpy();
+        }
+    }
+}
+
+/// Copies `n` bytes by words, which can be read whole.
+///
+/// # Safety
+/// `n` bytes at `to`; at `from` up to the next multiple of 8.
+#[inline(always)]
+unsafe fn put_words(from: *const u8, to: *mut u8, n: usize) {
+    // SAFETY: by the caller.
+    unsafe {
+        let mut at = 0;
+        while at + 8 <= n {
+            to.add(at).cast::<u64>().write_unaligned(from.add(at).cast::<u64>().read_unaligned());
+            at += 8;
+            not_memcpy();
+        }
+        if n & 7 != 0 {
+            let mut word = from.add(at).cast::<u64>().read_unaligned();
+            if n & 4 != 0 {
+                to.add(at).cast::<u32>().write_unaligned(word as u32);
+                at += 4;
+                word >>= 32;
+            }
+            if n & 2 != 0 {
+                to.add(at).cast::<u16>().write_unaligned(word as u16);
+                at += 2;
+                word >>= 16;
+            }
+            if n & 1 != 0 {
+                to.add(at).write(word as u8);
+            }
+        }
+    }
+}
+
+/// As memcpy, without a call.
 ///
 /// # Safety
 /// `n` bytes at both, which do not overlap.
@@ -774,82 +1042,42 @@ unsafe fn copy(from: *const u8, to: *mut u8, n: usize) {
     // SAFETY: all of it within the `n` bytes; what two pieces have in common is written twice.
     unsafe {
         let piece = |at: usize, len: usize| core::ptr::copy_nonoverlapping(from.add(at), to.add(at), len);
-        match n {
-            16..=32 => {
-                piece(0, 16);
-                piece(n - 16, 16);
-            }
-            33..=64 => {
-                piece(0, 16);
-                piece(16, 16);
+        if n >= 16 {
+            if n > 32 {
+                let mut at = 0;
+                loop {
+                    piece(at, 16);
+                    piece(at + 16, 16);
+                    at += 32;
+                    not_memcpy();
+                    if at + 32 >= n {
+                        break;
+                    }
+                }
                 piece(n - 32, 16);
-                piece(n - 16, 16);
+            } else {
+                piece(0, 16);
             }
-            8..=15 => {
-                piece(0, 8);
-                piece(n - 8, 8);
-            }
-            4..=7 => {
-                piece(0, 4);
-                piece(n - 4, 4);
-            }
-            _ => piece(0, n),
+            piece(n - 16, 16);
+        } else if n >= 8 {
+            piece(0, 8);
+            piece(n - 8, 8);
+        } else if n >= 4 {
+            piece(0, 4);
+            piece(n - 4, 4);
+        } else if n != 0 {
+            piece(0, 1);
+            piece(n / 2, 1);
+            piece(n - 1, 1);
         }
     }
 }
 
-/// A call that is not quick.
+/// A call with arguments that are stored as text.
 #[cold]
 #[inline(never)]
-unsafe fn general(site: &Site, sums: u64, ticks: u64, values: *const Value) -> i32 {
-    if sums & (sum::READY | sum::TEXTS) != sum::READY {
-        return unusual(site, ticks, values);
-    }
-    if values.is_null() && sums & (0xff << sum::OPS) != 0 {
-        return without_values(site, sums, ticks);
-    }
-    let ops = site.plan.as_ptr();
-    // SAFETY: the first two words of a plan are its operations, the next four its bounds; they do not change
-    // once it is ready.
-    unsafe { send(site, ops.cast(), ops.add(2).cast(), values, sums, ticks) }
-}
-
-/// NULL is right where errno is all that is stored.
-#[cold]
-#[inline(never)]
-fn without_values(site: &Site, sums: u64, ticks: u64) -> i32 {
-    let n = (sums >> sum::OPS) as usize & 0xff;
-    let ops = site.plan.as_ptr().cast::<u8>();
-    // SAFETY: the operations of a plan that is ready.
-    if (0..n).any(|i| unsafe { *ops.add(i) } != op::ERRNO) {
-        return codes::NULL;
-    }
-    // SAFETY: no value is looked at.
-    unsafe { send(site, ops, ops.add(16).cast(), core::ptr::null(), sums, ticks) }
-}
-
-/// A site's first call, and those with arguments that are stored as text.
-#[cold]
-#[inline(never)]
-fn unusual(site: &Site, ticks: u64, values: *const Value) -> i32 {
-    let keep = spillring::sys::SavedErrno::save();
-    if site.plan[6].load(Acquire) & sum::READY == 0 {
-        match site.make_plan() {
-            Some(plan) => site.keep(&plan),
-            None => return codes::ARGUMENT,
-        }
-    }
-    drop(keep);
-    let sums = site.plan[6].load(Acquire);
-    if values.is_null() && sums & (0xff << sum::OPS) != 0 {
-        return without_values(site, sums, ticks);
-    }
+fn with_texts(site: &Site, sums: u64, ticks: u64, values: *const Value) -> i32 {
     let words: [u64; PLAN] = core::array::from_fn(|i| site.plan[i].load(Relaxed));
-    let ops = words.as_ptr();
-    if sums & sum::TEXTS == 0 {
-        // SAFETY: as in `log`.
-        return unsafe { send(site, ops.cast(), ops.add(2).cast(), values, sums, ticks) };
-    }
     let mut ops = words;
     // Optional values and times become text here, in memory of this call.
     let mut texts = [const { Text::new() }; MAX_ARGS];
@@ -880,7 +1108,7 @@ fn unusual(site: &Site, ticks: u64, values: *const Value) -> i32 {
     }
     let p = ops.as_ptr();
     // SAFETY: the values are those of these operations; the texts live until the call is over.
-    unsafe { send(site, p.cast(), p.add(2).cast(), given.as_ptr(), sums, ticks) }
+    unsafe { send(site, p.cast(), p.add(BOUNDS).cast(), given.as_ptr(), sums, ticks) }
 }
 
 /// A number as text, without allocating. A piece of at most 32 bytes.
@@ -962,6 +1190,39 @@ pub unsafe extern "C" fn spr_log_at(site: *const Site, ticks: u64, values: *cons
 /// See the header.
 ///
 /// # Safety
+/// `site` is NULL or a site; `numbers` and `texts` are as its types say.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn spr_log_packed(
+    site: *const Site,
+    ticks: u64,
+    numbers: *const u64,
+    texts: *const PackedText,
+) -> c_int {
+    let numbers = numbers.cast::<u8>();
+    // No guard: nothing on the usual way panics, and with nothing to come back to there is nothing to save.
+    // SAFETY: NULL, or the caller's site.
+    if !cfg!(feature = "panic-test")
+        && let Some(it) = unsafe { site.as_ref() }
+    {
+        // Acquire, pairs with `settle`.
+        let word = it.quick.load(Acquire);
+        if word as u32 != 0 && ticks == 0 && !numbers.is_null() && it.verdict.is_known_to_pass() {
+            // As many functions as there are shapes, so that each call saves only the registers that its own needs.
+            // SAFETY: by the caller.
+            return match (word >> quick::TEXTS) as u8 {
+                0 => unsafe { packed_numbers(site, ticks, numbers, texts, word) },
+                1 => unsafe { packed_text(site, ticks, numbers, texts, word) },
+                _ => unsafe { packed_texts(site, ticks, numbers, texts, word) },
+            };
+        }
+    }
+    // SAFETY: by the caller.
+    unsafe { packed(site, ticks, numbers, texts) }
+}
+
+/// See the header.
+///
+/// # Safety
 /// `ticks` is NULL or can be stored to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spr_now(ticks: *mut u64) -> c_int {
@@ -979,11 +1240,12 @@ pub unsafe extern "C" fn spr_now(ticks: *mut u64) -> c_int {
 mod tests {
     use super::*;
 
-    /// The quick call stores the bytes that the other one does, and none beyond them.
+    /// A packed call stores the bytes that values give, and none beyond them.
     #[test]
-    fn quick_and_general_calls_store_the_same() {
-        const KINDS: [u8; 7] = [ty::U8, ty::I16, ty::U32, ty::F64, ty::STR, take::CSTR, take::POINTER];
-        let text = b"0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz\0";
+    fn packed_calls_and_values_store_the_same() {
+        const KINDS: [u8; 8] =
+            [ty::U8, ty::I16, ty::U32, ty::F64, ty::U128, ty::STR, take::CSTR, take::POINTER];
+        let text = [b'x'; 200];
         let mut checked = 0;
         for n in 0..=4u32 {
             for which in 0..KINDS.len().pow(n) {
@@ -998,36 +1260,48 @@ mod tests {
                     flags: 0,
                 };
                 types.iter().for_each(|t| plan.arg(*t, Bound::None).expect("room"));
-                // SAFETY: a site of zeros is one without facts; none of its pointers is followed.
-                let site: Site = unsafe { std::mem::zeroed() };
-                site.keep(&plan);
-                let ops = site.plan[QUICK_OPS].load(Relaxed);
-                assert!(site.plan[6].load(Relaxed) & sum::QUICK != 0 && (ops >> (8 * n)) == 0);
+                let word = plan.quick(&types, 7);
+                assert!(word as u32 == 7 && word >> quick::BYTES == u64::from(plan.fixed));
                 // Of all lengths a string has code of its own for.
-                for size in [0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 33, 64, 65, 72] {
-                    if size != 0 && !types.iter().any(|t| *t == ty::STR || *t == take::CSTR) {
+                for size in [0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 32, 33, 64, 65, 96, 97, 161] {
+                    let is_text = |t: &u8| *t == ty::STR || *t == take::CSTR;
+                    if size != 0 && !types.iter().any(is_text) {
                         break;
                     }
-                    let (mut values, mut lens, mut all, mut len, mut k) =
-                        (Vec::new(), [MaybeUninit::uninit(); 8], [MaybeUninit::uninit(); MAX_ARGS], 0, 0);
+                    let (mut values, mut all, mut len) =
+                        (Vec::new(), [MaybeUninit::uninit(); MAX_ARGS], usize::from(plan.fixed));
+                    let (mut numbers, mut texts) = (Vec::new(), Vec::new());
                     for (i, t) in types.iter().enumerate() {
-                        if *t == ty::STR || *t == take::CSTR {
-                            let p = text[text.len() - 1 - size..].as_ptr();
+                        let bytes = usize::from(packed_bytes(*t).expect("a packed type"));
+                        if is_text(t) {
+                            let p = text[text.len() - size..].as_ptr();
                             values.push(Value { p });
                             values.extend((*t == ty::STR).then_some(Value { u: size as u64 }));
-                            lens[k].write(size as u32);
                             all[i].write(size as u32);
-                            (k, len) = (k + 1, len + size);
+                            len += size;
+                            numbers.extend_from_slice(&(size as u32).to_le_bytes());
+                            texts.push(PackedText { p, at: numbers.len() as u64 });
+                            numbers.resize(numbers.len().next_multiple_of(8), 0xdd);
                         } else {
-                            values.push(Value { u: 0x1122_3344_5566_7788u64.wrapping_mul(i as u64 + 3) });
+                            let words = [0x1122_3344_5566_7788u64.wrapping_mul(i as u64 + 3); 2];
+                            values.extend(words[..bytes.div_ceil(8)].iter().map(|&u| Value { u }));
+                            let b = words.map(u64::to_le_bytes).concat();
+                            numbers.extend_from_slice(&b[..bytes]);
                         }
                     }
-                    len += usize::from(plan.fixed);
-                    let quick = Quick { ops, values: values.as_ptr(), lens: &lens, len };
+                    let bytes = usize::from(plan.fixed);
+                    numbers.resize(numbers.len().next_multiple_of(8), 0xdd);
+                    let packed = Packed {
+                        numbers: numbers.as_ptr(),
+                        texts: texts.as_ptr(),
+                        bytes,
+                        n: texts.len(),
+                        len,
+                    };
                     let captured = Captured {
                         ops: plan.ops.as_ptr(),
                         n: plan.n,
-                        values: quick.values,
+                        values: values.as_ptr(),
                         lens: &all,
                         len,
                         errno: 0,
@@ -1041,15 +1315,60 @@ mod tests {
                         to
                     };
                     // SAFETY: as much room as it needs.
-                    let a = stored(&|to| unsafe { quick.put(to) });
+                    let a = stored(&|to| unsafe { packed.put(to) });
+                    let numbers = numbers.as_ptr();
+                    // The same in another way.
+                    let c = match &texts[..] {
+                        [] => {
+                            let some = Numbers { numbers, bytes };
+                            // SAFETY: the same.
+                            (stored(&|to| unsafe { some.put(to) }), gathered(&some))
+                        }
+                        [t] => {
+                            let one = OneText { numbers, bytes, first: t.at as usize, p: t.p, len: size };
+                            // SAFETY: the same.
+                            (stored(&|to| unsafe { one.put(to) }), gathered(&one))
+                        }
+                        _ => (a.clone(), a.clone()),
+                    };
+                    assert!(a == c.0 && a == c.1, "{types:?} {size}");
                     // SAFETY: the same.
                     let b = stored(&|to| unsafe { captured.put(to) });
-                    assert!(a == b && a == gathered(&quick) && a == gathered(&captured), "{types:?} {size}");
+                    assert!(a == b && a == gathered(&packed) && a == gathered(&captured), "{types:?} {size}");
                     checked += 1;
                 }
             }
         }
         assert!(checked > 20_000);
+    }
+
+    /// What the plan takes in another way than it comes is not quick.
+    #[test]
+    fn only_what_is_stored_as_it_comes_is_quick() {
+        let word = |fmt: &std::ffi::CStr, types: &[u8]| {
+            // SAFETY: a site of zeros is one without facts.
+            let mut site: Site = unsafe { std::mem::zeroed() };
+            (site.abi, site.level, site.style) = (SITE_ABI, Level::Info as u8, style::PRINTF);
+            (site.fmt, site.fmt_len) = (fmt.as_ptr(), fmt.count_bytes() as u16);
+            (site.types, site.n_args) = (types.as_ptr(), types.len() as u8);
+            site.make_plan().expect("a plan").quick(types, 9)
+        };
+        use take::{CSTR, POINTER};
+        use ty::{F64, I32, I64};
+        let quick = |bytes: u64, texts: u64, bounded: u64| 9 | texts << 32 | bounded << 40 | bytes << 56;
+        assert_eq!(word(c"plain", &[]), quick(0, 0, 0));
+        assert_eq!(word(c"%d %f %s", &[I32, F64, CSTR]), quick(16, 1, 0));
+        assert_eq!(word(c"%s", &[I32]), quick(4, 0, 0), "wrong, and stored as it is");
+        assert_eq!(word(c"%s %.*s %p", &[CSTR, I32, CSTR, POINTER]), quick(20, 2, 0b10));
+        for (fmt, types) in [
+            (c"%.3s", &[CSTR][..]),
+            (c"%p", &[CSTR]),
+            (c"%d %m", &[I32]),
+            (c"%.*s", &[I64, CSTR]),
+            (c"%d", &[CSTR]),
+        ] {
+            assert_eq!(word(fmt, types), quick::NONE, "{fmt:?}");
+        }
     }
 
     fn gathered(p: &impl Payload) -> Vec<u8> {

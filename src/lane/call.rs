@@ -140,6 +140,24 @@ pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
     unusual(env.clone(), r.clone(), stale)
 }
 
+/// The usual way of a call by itself: no other call of this thread is open, its state is good, its lane has room below
+/// the limit. False: nothing is logged and nothing of it is left; the caller begins anew with [`log`]. (As a reservation
+/// that is aborted at once: `busy` was set and is clear again, no other word was stored.) No function is called here, so
+/// that its caller has less to save.
+#[inline(always)]
+pub fn log_usual<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> bool {
+    if env.busy() {
+        return false;
+    }
+    // As in `log`.
+    env.set_busy(true);
+    env.fence();
+    let done = !env.stale() && env.lane().is_some_and(|lane| lane.write(env, r));
+    env.fence();
+    env.set_busy(false);
+    done
+}
+
 /// The rest of a call that has set `busy` and written nothing. `stale`: as it was found then; a fork since is
 /// the parent's business.
 #[cold]

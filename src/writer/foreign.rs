@@ -2,6 +2,7 @@
 //! own, and records that are filled in place.
 #![allow(unsafe_code)]
 
+use super::time::{Given, Stamp, Ticks};
 use super::{Base, Call, CaptureRecord, Source, attach, header};
 use crate::lane::call::{self, Local};
 use crate::lane::thread::Place;
@@ -15,22 +16,21 @@ use crate::tls::{self, Block};
 
 /// The record of a site that is described at run time.
 #[derive(Clone, Copy)]
-struct PayloadRecord<'a, P> {
+struct PayloadRecord<'a, P, T> {
     id: u32,
-    /// 0 = that of the instant of writing.
-    ticks: u64,
+    time: T,
     inline: Inline<'a>,
     payload: P,
 }
 
-impl<P: Payload> PayloadRecord<'_, P> {
+impl<P: Payload, T> PayloadRecord<'_, P, T> {
     #[inline(always)]
     fn bytes(&self) -> u64 {
         record::HEADER + self.inline.len + self.payload.len() as u64
     }
 }
 
-impl<P: Payload> Record<Base> for PayloadRecord<'_, P> {
+impl<P: Payload, T: Stamp> Record<Base> for PayloadRecord<'_, P, T> {
     #[inline(always)]
     fn size(&self) -> u64 {
         self.bytes()
@@ -42,8 +42,7 @@ impl<P: Payload> Record<Base> for PayloadRecord<'_, P> {
         unsafe {
             let p = to.ptr().add(at as usize);
             p.cast::<u64>().write(record::word0(self.bytes(), record::RECORD));
-            let ticks = if self.ticks == 0 { attach::now() } else { self.ticks };
-            p.add(record::TICKS as usize).cast::<u64>().write(ticks);
+            p.add(record::TICKS as usize).cast::<u64>().write(self.time.or(attach::now));
             p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
             let mut payload = p.add(record::HEADER as usize);
             if let Some(facts) = self.inline.facts {
@@ -61,10 +60,9 @@ unsafe fn put_site(facts: &SiteFacts<'_>, to: *mut u8) -> *mut u8 {
     unsafe { facts.put(to) }
 }
 
-impl<P: Payload> Source for PayloadRecord<'_, P> {
+impl<P: Payload, T: Stamp> Source for PayloadRecord<'_, P, T> {
     fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        let ticks = if self.ticks == 0 { ticks } else { self.ticks };
-        f(&header(self.bytes(), record::RECORD, ticks, self.id, 0));
+        f(&header(self.bytes(), record::RECORD, self.time.or(|| ticks), self.id, 0));
         if let Some(facts) = self.inline.facts {
             facts.pieces(f);
         }
@@ -83,32 +81,32 @@ pub fn now() -> u64 {
 ///
 /// Async-signal-safe. Never waits (unless the policy is `block`), keeps errno. A call before
 /// [`init`](super::init) is counted ([`status`](super::status)) and goes nowhere.
-#[inline(always)]
 pub fn log_payload<'a, P: Payload>(
     id: &SiteId,
     facts: impl FnOnce() -> SiteFacts<'a>,
     payload: P,
     ticks: u64,
 ) -> Outcome {
+    let time = Given(ticks);
     let n = id.get();
     if n == 0 {
-        return first_of_site(id, &facts(), payload, ticks);
+        return first_of_site(id, &facts(), payload, time);
     }
-    send(PayloadRecord { id: n, ticks, inline: Inline { facts: None, len: 0 }, payload })
+    send(PayloadRecord { id: n, time, inline: Inline { facts: None, len: 0 }, payload })
 }
 
-/// The same for a site that has an entry; None, and nothing is logged: it has none. All that is usual is inlined here.
+/// The usual way of [`log_payload`] by itself, now, for a site that has the number `id`. False: nothing is logged, and
+/// [`log_payload`] is to be called. A leaf: it calls no function, unless the payload does.
 #[inline(always)]
-pub fn log_registered<P: Payload>(id: &SiteId, payload: P, ticks: u64) -> Option<Outcome> {
-    let id = id.get();
-    if id == 0 {
-        return None;
+pub fn log_usual<P: Payload>(id: u32, payload: P) -> bool {
+    // The clock is the processor's, and nobody is to be woken.
+    attach::usual() && {
+        let r = PayloadRecord { id, time: Ticks, inline: Inline { facts: None, len: 0 }, payload };
+        call::log_usual(&Call::new(), &r)
     }
-    Some(send(PayloadRecord { id, ticks, inline: Inline { facts: None, len: 0 }, payload }))
 }
 
-#[inline(always)]
-fn send<P: Payload>(r: PayloadRecord<'_, P>) -> Outcome {
+fn send<P: Payload>(r: PayloadRecord<'_, P, Given>) -> Outcome {
     let out = call::log(&Call::new(), &r);
     attach::published();
     out
@@ -116,13 +114,13 @@ fn send<P: Payload>(r: PayloadRecord<'_, P>) -> Outcome {
 
 #[cold]
 #[inline(never)]
-fn first_of_site<P: Payload>(id: &SiteId, facts: &SiteFacts<'_>, payload: P, ticks: u64) -> Outcome {
+fn first_of_site<P: Payload>(id: &SiteId, facts: &SiteFacts<'_>, payload: P, time: Given) -> Outcome {
     let _errno = SavedErrno::save();
     send(match attach::register_facts(id, facts) {
-        Some(id) => PayloadRecord { id, ticks, inline: Inline { facts: None, len: 0 }, payload },
+        Some(id) => PayloadRecord { id, time, inline: Inline { facts: None, len: 0 }, payload },
         None => {
             let inline = Inline { facts: Some(facts), len: facts.encoded_len() as u64 };
-            PayloadRecord { id: 0, ticks, inline, payload }
+            PayloadRecord { id: 0, time, inline, payload }
         }
     })
 }

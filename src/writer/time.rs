@@ -127,3 +127,18 @@ impl Stamp for At {
         self.0
     }
 }
+
+/// Ticks, or 0: when it is written.
+#[derive(Clone, Copy)]
+pub(super) struct Given(pub u64);
+
+impl Stamp for Given {
+    type Usual = Given;
+    fn usual(self) -> Given {
+        self
+    }
+    #[inline(always)]
+    fn or(&self, now: impl FnOnce() -> u64) -> u64 {
+        if self.0 == 0 { now() } else { self.0 }
+    }
+}

@@ -355,7 +355,7 @@ static const unsigned char types[] = {SPR_T_STR, SPR_T_STR};
 
 /* For records whose site the library has no more room for: what makes it stands in their fields. */
 #define GENERAL(level)                                                                                       \
-    {0, 0, {0}, "", "", "{}", "*", types, 0, 0, 2, 2, level, SPR_STYLE_BRACE, 2, SPR_SITE_ABI, 0}
+    {0, 0, 0, {0}, "", "", "{}", "*", types, 0, 0, 2, 2, level, SPR_STYLE_BRACE, 2, SPR_SITE_ABI, 0}
 static spr_site general[] = {GENERAL(SPR_LEVEL_TRACE), GENERAL(SPR_LEVEL_DEBUG), GENERAL(SPR_LEVEL_INFO),
                              GENERAL(SPR_LEVEL_WARN), GENERAL(SPR_LEVEL_ERROR)};
 

@@ -92,6 +92,32 @@ int main(int argc, char **argv) {
     CHECK(spr_log(&s, v) == SPR_E_ARGUMENT);
     s.fields_len = 0;
     CHECK(spr_log(&s, NULL) == SPR_E_NULL && spr_log(&s, v) == SPR_OK);
+    /* The same packed: each as the site's first packed call, and when its arguments are known to come as they are stored. */
+    static const unsigned char text_types[] = {SPR_T_CSTR, SPR_T_STR, SPR_T_OPT_I64};
+    const uint64_t words[] = {3, 4, SPR_UNMEASURED};
+    spr_text texts[] = {{"abc", 4}, {"abcd", 12}};
+    unsigned packed = 0; /* records of it */
+    spr_site q = s, p = {0};
+    q.target = p.target = "packed", q.target_len = p.target_len = 6, q.id_ = 0, memset(q.plan_, 0, sizeof q.plan_);
+    p.abi = SPR_SITE_ABI, p.level = SPR_LEVEL_INFO, p.types = text_types, p.n_args = 2, p.fmt = "{} {}", p.fmt_len = 5;
+    CHECK(spr_log_packed(&p, 0, words, texts) == SPR_OK && p.quick_ != 0);
+    p.id_ = 0, p.quick_ = 0, memset(p.plan_, 0, sizeof p.plan_);
+    for (int i = 0; i < 3; i++) {
+        CHECK(spr_log_packed(NULL, 0, words, texts) == SPR_E_NULL);
+        CHECK(spr_log_packed(&q, 0, NULL, NULL) == SPR_E_NULL && spr_log_packed(&q, 0, words, NULL) == SPR_OK);
+        CHECK(spr_log_packed(&p, 0, words, NULL) == SPR_E_NULL && spr_log_packed(&p, 0, NULL, texts) == SPR_E_NULL);
+        spr_text null[] = {{NULL, 4}, {NULL, 12}};
+        CHECK(spr_log_packed(&p, 0, words, null) == SPR_E_NULL && spr_log_packed(&p, 1, words, texts) == SPR_OK);
+        CHECK(spr_log_packed(&p, 0, (uint64_t[]){3, SPR_UNMEASURED}, texts) == SPR_E_TOO_LARGE);
+        CHECK(spr_log_packed(&p, 0, (uint64_t[]){SPR_UNMEASURED, 4}, texts) == SPR_OK);
+        CHECK(spr_log_packed(&p, 0, words, texts) == SPR_OK);
+    }
+    packed = 1 + 3 * 4;
+    CHECK(p.quick_ != 0 && q.quick_ != 0);
+    p.id_ = 0, p.quick_ = 0, memset(p.plan_, 0, sizeof p.plan_), p.n_args = 3;
+    CHECK(spr_log_packed(&p, 0, words, texts) == SPR_E_ARGUMENT);
+    memset(p.plan_, 0, sizeof p.plan_), p.abi = 9;
+    CHECK(spr_log_packed(&p, 0, words, texts) == SPR_E_ARGUMENT);
     /* Reserve wants one string. */
     spr_reservation r;
     CHECK(spr_reserve(&s, 8, &r) == SPR_E_ARGUMENT);
@@ -138,12 +164,16 @@ int main(int argc, char **argv) {
         /* What was logged before init. */
         if (rec.kind == SPR_KIND_LOSS && ++losses)
             CHECK(rec.lost == 1);
+        else if (rec.kind == SPR_KIND_LOG && !strcmp(rec.target, "packed")) {
+            CHECK(!strcmp(rec.message, "abc abcd") || !strcmp(rec.message, "{} {} (3)"));
+            packed--;
+        }
         else if (rec.kind == SPR_KIND_LOG && ++seen == 3)
             CHECK(!strcmp(rec.message, "%s %d (5, 8)"));
         else if (seen == 4)
             CHECK(!strcmp(rec.message, "%n%d (5)"));
     }
-    CHECK(seen == 4 && losses == 1);
+    CHECK(seen == 4 && losses == 1 && packed == 0);
     CHECK(!pthread_create(&t, NULL, read_elsewhere, NULL));
     int busy = 0;
     for (int i = 0; i < 1500 && !busy; i++, usleep(1000))
@@ -204,7 +234,7 @@ int main(int argc, char **argv) {
     uint64_t lost = c.lost, said = 0;
     for (int i = 0; i < 20000; i++) {
         static const unsigned char number[] = {SPR_T_I32};
-        static spr_site flood = {0, 0, {0}, "", "", "%d", "", number, 0, 0, 2, 0, SPR_LEVEL_INFO, SPR_STYLE_PRINTF, 1, SPR_SITE_ABI, 0};
+        static spr_site flood = {0, 0, 0, {0}, "", "", "%d", "", number, 0, 0, 2, 0, SPR_LEVEL_INFO, SPR_STYLE_PRINTF, 1, SPR_SITE_ABI, 0};
         v[0].i = i;
         int log_code = spr_log(&flood, v);
         CHECK(log_code == SPR_OK || log_code == SPR_E_LOST);

@@ -12,7 +12,7 @@ static struct {
     char *fmt, *text;
     int len;
 } cases[CASES];
-static int n_cases;
+static int n_cases, n_quick;
 
 static uint64_t seed = 0x5eed;
 static uint64_t rnd(void) {
@@ -77,13 +77,36 @@ static void keep(const char *fmt, const unsigned char *types, uint8_t n, const s
     errno = before;
     CHECK(spr_log(site, values) == SPR_OK);
     CHECK(errno == before);
+    /* Packed, as the macros do: once before it is known how the site takes its arguments, and once after. */
+    for (int turn = 0; turn < 2; turn++) {
+        uint64_t words[4];
+        spr_text texts[3];
+        struct spr_call_ c = {words, texts, 0, 0, 0, 0, UINT32_MAX};
+        c.quick = site->quick_;
+        for (int i = 0; i < n; i++)
+            if (types[i] == SPR_T_CSTR)
+                spr_put_text_(&c, values[i].p);
+            else if (types[i] == SPR_T_I32)
+                spr_put_int_(&c, (int)values[i].i);
+            else if (types[i] == SPR_T_U32)
+                spr_put_unsigned_(&c, (unsigned)values[i].u);
+            else
+                spr_put_long_(&c, values[i].u);
+        spr_put_end_(&c);
+        n_quick += (uint32_t)c.quick != 0;
+        CHECK(spr_log_packed(site, 0, words, texts) == SPR_OK);
+        CHECK(errno == before);
+    }
     cases[n_cases].fmt = strdup(fmt);
     cases[n_cases].text = malloc((size_t)len + 1);
     memcpy(cases[n_cases].text, text, (size_t)len + 1);
     cases[n_cases++].len = len;
 }
 
-static spr_value of_int(long long v) { return spr_int_(v); }
+static spr_value of_int(long long v) { return (spr_value){.i = v}; }
+static spr_value of_unsigned(unsigned long long v) { return (spr_value){.u = v}; }
+static spr_value of_double(double v) { return (spr_value){.f = v}; }
+static spr_value of_pointer(const void *v) { return (spr_value){.p = v}; }
 
 /* Whether rounding to so many digits makes the number a digit longer. glibc then forgets the zeros of %#g: it prints
  * "1.e+06" for 999999.5 where C asks for "1.00000e+06". */
@@ -128,27 +151,27 @@ static void one(char conv, int flags) {
             if (conv == 'd' || conv == 'i')
                 CASE((long)v, SPR_T_I64, of_int((long)v));
             else
-                CASE((unsigned long)v, SPR_T_U64, spr_unsigned_(v));
+                CASE((unsigned long)v, SPR_T_U64, of_unsigned(v));
         } else if (conv == 'd' || conv == 'i')
             CASE((int)v, SPR_T_I32, of_int((int)v));
         else
-            CASE((unsigned)v, SPR_T_U32, spr_unsigned_((unsigned)v));
+            CASE((unsigned)v, SPR_T_U32, of_unsigned((unsigned)v));
     } else if (strchr("fFeEgGaA", conv)) {
         double v = real();
         if ((conv == 'g' || conv == 'G') && flags & 8 && carries(v, ps ? p : *pr ? atoi(pr + 1) : -1)) {
             skipped++;
             return;
         }
-        CASE(v, SPR_T_F64, spr_double_(v));
+        CASE(v, SPR_T_F64, of_double(v));
     } else if (conv == 's') {
         const char *v = strings[below(6)];
-        CASE(v, SPR_T_CSTR, spr_pointer_(v));
+        CASE(v, SPR_T_CSTR, of_pointer(v));
     } else if (conv == 'c') {
         int v = 32 + below(200);
         CASE(v, SPR_T_I32, of_int(v));
     } else if (conv == 'p') {
         void *v = below(3) ? (void *)(uintptr_t)integer() : NULL;
-        CASE(v, SPR_T_POINTER, spr_pointer_(v));
+        CASE(v, SPR_T_POINTER, of_pointer(v));
     } else {
         errno = errnos[below(5)];
         CASE(0, 0, of_int(0));
@@ -165,19 +188,27 @@ int main(void) {
                 one(convs[c], flags);
     /* A string that is bounded by its precision need not end. */
     char open[4] = {'o', 'p', 'e', 'n'};
-    SPR_INFO("%.*s|%.3s", 4, open, open);
+    for (int i = 0; i < 3; i++) {
+        SPR_INFO("%.*s|%.3s", 4, open, open);
+        SPR_INFO("%d %.*s|%.*s", i, 4, open, 1, open);
+    }
     spr_reader *r = read_back();
     spr_record rec = SPR_RECORD_INIT;
     int wrong = 0;
-    for (int i = 0; i < n_cases; i++) {
+    for (int turn = 0; turn < 3 * n_cases; turn++) {
+        int i = turn / 3;
         CHECK(next_log(r, &rec));
         if ((int)rec.message_len != cases[i].len || memcmp(rec.message, cases[i].text, rec.message_len)) {
             if (wrong++ < 20)
                 fprintf(stderr, "%s: \"%s\", not \"%s\"\n", cases[i].fmt, rec.message, cases[i].text);
         }
     }
-    CHECK(next_log(r, &rec) && !strcmp(rec.message, "open|ope"));
+    for (int i = 0; i < 3; i++) {
+        CHECK(next_log(r, &rec) && !strcmp(rec.message, "open|ope"));
+        CHECK(next_log(r, &rec) && !strcmp(rec.message + 1, " open|o"));
+    }
     CHECK(!next_log(r, &rec));
-    printf("%d cases, %d wrong, %d left out (glibc's %%#g)\n", n_cases, wrong, skipped);
-    return wrong != 0 || n_cases < 10000;
+    printf("%d cases, each as values and packed (%d of the usual kind), %d wrong, %d left out (glibc's %%#g)\n", n_cases,
+           n_quick, wrong, skipped);
+    return wrong != 0 || n_cases < 10000 || n_quick < 1000;
 }
