@@ -364,6 +364,7 @@ pub(super) fn push_record(out: &mut Vec<u8>, x: &Record<'_>) {
 }
 
 /// Takes one record off the front.
+#[inline]
 pub(super) fn pull_record<'a>(bytes: &mut &'a [u8]) -> Option<Record<'a>> {
     let head = bytes.get(..r::HEAD as usize)?;
     let len = u32_at(head, r::R_LEN)? as usize;

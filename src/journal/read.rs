@@ -333,6 +333,9 @@ pub struct Entries<'a> {
 
 impl<'a> Iterator for Entries<'a> {
     type Item = Entry<'a>;
+    // In the loop that uses it: an entry handed over in memory is stored in words and loaded in pairs of them, which
+    // waits for the stores.
+    #[inline]
     fn next(&mut self) -> Option<Entry<'a>> {
         loop {
             let x = pull_record(&mut self.bytes)?;

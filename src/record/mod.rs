@@ -33,7 +33,7 @@ pub use level::{BadLevel, Gate, Level};
 pub use payload::{Payload, SiteId};
 pub use render::CompiledFormat;
 #[cfg(feature = "drain")]
-pub(crate) use render::PAIRS;
+pub(crate) use render::{PAIRS, no_byte};
 pub use site::{BadSite, Site, SiteFacts};
 pub use text::{MAX_TEXT, TEXT_ROOM, TextRoom, text_in};
 pub use value::{DecodeError, Value, Values};

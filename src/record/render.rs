@@ -24,6 +24,8 @@ pub struct CompiledFormat {
     text: Box<str>,
     pieces: Box<[Piece]>,
     shape: Shape,
+    /// `text` is [`harmless`].
+    harmless: bool,
 }
 
 #[derive(Debug)]
@@ -70,7 +72,8 @@ impl CompiledFormat {
         };
         let (text, pieces, shape) =
             parsed.unwrap_or_else(|why| (String::from_utf8_lossy(fmt).into(), [].into(), Shape::Raw(why)));
-        CompiledFormat { types: types.into(), own, names: names.into(), text, pieces, shape }
+        let harmless = harmless(text.as_bytes());
+        CompiledFormat { types: types.into(), own, names: names.into(), text, pieces, shape, harmless }
     }
 
     /// The fields of a record, in order; those that only its call knew among them.
@@ -141,15 +144,22 @@ impl CompiledFormat {
     /// On an error the text is there too: the format string, then all arguments that could be read,
     /// then what is wrong. Text beyond 256 KiB and 16 bytes per byte of payload is cut, and says so.
     pub fn render(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        self.render_and_look(payload, out).map(|_| ())
+    }
+
+    /// The same. True: the text is [`harmless`]; false: nobody has looked.
+    pub(crate) fn render_and_look(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<bool, DecodeError> {
         let start = out.len();
         let result = match self.shape {
             Shape::Plain => self.plain(payload, out),
-            Shape::Any | Shape::Printf(_) => self.any(payload, out, TEXT_BASE + TEXT_FACTOR * payload.len()),
-            Shape::Raw(_) => return self.raw(payload, out),
+            Shape::Any | Shape::Printf(_) => {
+                self.any(payload, out, TEXT_BASE + TEXT_FACTOR * payload.len()).map(|()| false)
+            }
+            Shape::Raw(_) => return self.raw(payload, out).map(|()| false),
         };
         if result.is_err() {
             out.truncate(start);
-            return self.raw(payload, out);
+            return self.raw(payload, out).map(|()| false);
         }
         result
     }
@@ -159,7 +169,8 @@ impl CompiledFormat {
         &self.text.as_bytes()[piece.text.start as usize..piece.text.end as usize]
     }
 
-    fn plain(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    fn plain(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<bool, DecodeError> {
+        let mut harmless = self.harmless;
         let mut values = Values::new(&self.types, payload);
         for piece in &self.pieces {
             let (at, len) = (out.len(), piece.text.len());
@@ -172,11 +183,11 @@ impl CompiledFormat {
                 _ => out.extend_from_slice(self.text(piece)),
             }
             if piece.arg.is_some() {
-                display_next(&mut values, out)?;
+                harmless &= display_next(&mut values, out)?;
             }
         }
         // Nothing may be left but the fields.
-        values.try_for_each(|left| left.map(|_| ()))
+        values.try_for_each(|left| left.map(|_| ())).map(|()| harmless)
     }
 
     fn any(&self, payload: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<(), DecodeError> {
@@ -270,26 +281,56 @@ fn write(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text);
 }
 
-/// `{}` of the next value. Most numbers need no detour over 128 bits.
+/// Whether text can stand in a line, in a JSON string and on a terminal as it is: all of it printable ASCII, no
+/// `"` and no `\`. It is looked at where it comes from: to load what was just stored in smaller pieces takes long.
+fn harmless(text: &[u8]) -> bool {
+    no_byte(text, |b| (b.wrapping_sub(0x20) > 0x5e) | (b == b'"') | (b == b'\\'))
+}
+
+/// Whether no byte is `odd`.
 #[inline(always)]
-fn display_next(values: &mut Values<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+pub(crate) fn no_byte(text: &[u8], odd: impl Fn(u8) -> bool) -> bool {
+    // Whole chunks without a branch inside: the compiler makes vector instructions of it.
+    #[inline(always)]
+    fn all<const N: usize>(text: &[u8], odd: impl Fn(u8) -> bool) -> Option<bool> {
+        // The last one overlaps.
+        let last = text.last_chunk::<N>()?;
+        let none = |c: &[u8; N]| !c.iter().fold(false, |any, &b| any | odd(b));
+        Some(text.as_chunks::<N>().0.iter().all(none) && none(last))
+    }
+    all::<32>(text, &odd).or_else(|| all::<8>(text, &odd)).unwrap_or_else(|| !text.iter().any(|&b| odd(b)))
+}
+
+/// `{}` of the next value. Most numbers need no detour over 128 bits. Answers whether its text is [`harmless`]; false
+/// also where nobody has looked.
+#[inline(always)]
+fn display_next(values: &mut Values<'_>, out: &mut Vec<u8>) -> Result<bool, DecodeError> {
     let mut signed = |v: i64| {
         if v < 0 {
             out.push(b'-');
         }
         decimal_u64(v.unsigned_abs(), out);
     };
+    let mut looked = true;
     match values.types.first() {
         Some(&ty::I32) => signed(i32::from_le_bytes(values.take()?).into()),
         Some(&ty::I64) => signed(i64::from_le_bytes(values.take()?)),
         Some(&ty::U32) => decimal_u64(u32::from_le_bytes(values.take()?).into(), out),
         Some(&ty::U64) => decimal_u64(u64::from_le_bytes(values.take()?), out),
         Some(&ty::F64) => shortest(f64::from_le_bytes(values.take()?), out),
-        Some(&ty::STR) => out.extend_from_slice(values.text()?),
-        _ => return values.next().map_or(Ok(()), |value| value.map(|value| display(&value, out))),
+        Some(&ty::STR) => {
+            let text = values.text()?;
+            looked = harmless(text);
+            out.extend_from_slice(text);
+        }
+        _ => {
+            let Some(value) = values.next() else { return Ok(true) };
+            display(&value?, out);
+            return Ok(false);
+        }
     }
     values.types = &values.types[1..];
-    Ok(())
+    Ok(looked)
 }
 
 /// `{}` of a float. The shortest digits that give it back come much faster than from `core`; the same ones,
@@ -297,15 +338,48 @@ fn display_next(values: &mut Values<'_>, out: &mut Vec<u8>) -> Result<(), Decode
 #[inline]
 fn shortest(v: f64, out: &mut Vec<u8>) {
     #[cfg(feature = "drain")]
-    if (1e-4..1e15).contains(&v.abs()) {
-        let mut buffer = zmij::Buffer::new();
-        let text = buffer.format_finite(v);
-        // 15 digits are unambiguous.
-        if text.len() <= 16 || !is_tie(v, text) {
-            return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+    {
+        if three_places(v, out) {
+            return;
+        }
+        if (1e-4..1e15).contains(&v.abs()) {
+            let mut buffer = zmij::Buffer::new();
+            let text = buffer.format_finite(v);
+            // 15 digits are unambiguous.
+            if text.len() <= 16 || !is_tie(v, text) {
+                return out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+            }
         }
     }
     write(out, format_args!("{v}"));
+}
+
+/// `{}` of a float that has at most three decimal places, as most have that somebody logs. False: it has more, or
+/// is too large.
+#[cfg(feature = "drain")]
+#[inline]
+fn three_places(v: f64, out: &mut Vec<u8>) -> bool {
+    // Adding it rounds to a whole number.
+    const ROUND: f64 = (1u64 << 52) as f64;
+    let size = v.abs();
+    let thousandths = (size * 1000.0 + ROUND) - ROUND;
+    // At most 15 digits, and of numbers that have no more, no two are the same float: where these give `v` back,
+    // no others do that are as short.
+    if !(size < 1e12 && thousandths / 1000.0 == size) {
+        return false;
+    }
+    let thousandths = thousandths as u64;
+    if v.is_sign_negative() {
+        out.push(b'-');
+    }
+    decimal_u64(thousandths / 1000, out);
+    let rest = (thousandths % 1000) as usize;
+    if rest > 0 {
+        let [tens, ones] = PAIRS[rest % 100];
+        let places = if ones != b'0' { 4 } else { 2 + usize::from(tens != b'0') };
+        out.extend_from_slice(&[b'.', b'0' + (rest / 100) as u8, tens, ones][..places]);
+    }
+    true
 }
 
 /// Whether `v` may lie in the middle between `text` and another one as short: then `core` chooses the larger,
@@ -554,5 +628,49 @@ fn pad(out: &mut Vec<u8>, at: usize, left: usize, right: usize, fill: char) {
     }
     for _ in 0..right {
         out.extend_from_slice(fill);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every byte at every place of a chunk, in the format string and in an argument.
+    #[test]
+    fn what_is_said_to_be_harmless_is() {
+        for b in 0..=255u8 {
+            for at in [0, 1, 7, 8, 31, 32, 40] {
+                let mut text = vec![b'a'; 41];
+                text[at] = b;
+                let good = (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
+                let payload = [&41u32.to_le_bytes()[..], &text].concat();
+                let of = |fmt: &[u8], types: &[u8], payload: &[u8]| {
+                    CompiledFormat::new(fmt, types).render_and_look(payload, &mut Vec::new()) == Ok(true)
+                };
+                assert_eq!(of(b"a {}", &[ty::STR], &payload), good, "{b:#x} at {at}");
+                // (A brace is no text of a format string.)
+                assert_eq!(of(&text, &[], &[]), good && !matches!(b, b'{' | b'}'), "{b:#x} at {at}");
+                let c = u32::from(char::from(b)).to_le_bytes();
+                assert!(!of(b"{}", &[ty::CHAR], &c), "nobody looks at a char");
+            }
+        }
+    }
+
+    /// Numbers with three decimal places, and their neighbours, which have many.
+    #[cfg(feature = "drain")]
+    #[test]
+    fn few_decimal_places_as_core_shows_them() {
+        let (mut x, mut few) = (1u64, 0);
+        for i in 0..200_000 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let v = (x >> (13 + i % 51)) as f64 / 1000.0;
+            for v in [v, v.next_up(), v.next_down(), -v, 1e12 - v / 1e6] {
+                let (mut ours, mut fast) = (Vec::new(), Vec::new());
+                shortest(v, &mut ours);
+                few += u32::from(three_places(v, &mut fast));
+                assert_eq!(String::from_utf8(ours).unwrap(), v.to_string());
+            }
+        }
+        assert!(few > 200_000, "{few}: most of them were not even tried");
     }
 }

@@ -11,24 +11,12 @@
 //! A backslash stays as it is, so that captured JSON, paths and patterns are found as they were printed.
 //! So this is not reversible; what must be exact is read in raw.
 
+use crate::record::no_byte;
+
 /// Whether text goes through as it is. True for nearly all, so this is what has to be fast.
 #[inline]
 pub(super) fn plain(text: &[u8]) -> bool {
     no_byte(text, |b| (b.wrapping_sub(0x20) > 0x5e) & (b != b'\t'))
-}
-
-/// Whether no byte is `odd`.
-#[inline(always)]
-pub(super) fn no_byte(text: &[u8], odd: impl Fn(u8) -> bool) -> bool {
-    // Whole chunks without a branch inside: the compiler makes vector instructions of it.
-    #[inline(always)]
-    fn all<const N: usize>(text: &[u8], odd: impl Fn(u8) -> bool) -> Option<bool> {
-        // The last one overlaps.
-        let last = text.last_chunk::<N>()?;
-        let none = |c: &[u8; N]| !c.iter().fold(false, |any, &b| any | odd(b));
-        Some(text.as_chunks::<N>().0.iter().all(none) && none(last))
-    }
-    all::<32>(text, &odd).or_else(|| all::<8>(text, &odd)).unwrap_or_else(|| !text.iter().any(|&b| odd(b)))
 }
 
 /// Appends `text`, escaped.

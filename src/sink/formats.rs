@@ -34,14 +34,47 @@ impl<K, V> Table<K, V> {
     }
 }
 
+/// Text that is mostly short: then it is copied with all that there may be, which is cheaper than a copy of unknown
+/// length.
+#[derive(Debug)]
+pub(super) struct Piece {
+    len: usize,
+    /// That, and zeros.
+    text: Box<[u8]>,
+}
+
+impl Piece {
+    pub fn new(mut text: Vec<u8>) -> Piece {
+        let len = text.len();
+        text.resize(len.max(64), 0);
+        Piece { len, text: text.into() }
+    }
+
+    #[inline]
+    pub fn put(&self, out: &mut Vec<u8>) {
+        match self.text.first_chunk::<64>() {
+            Some(all) if self.len <= all.len() => {
+                let end = out.len() + self.len;
+                out.extend_from_slice(all);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(self.bytes()),
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
+}
+
 /// What is the same for all records of a site.
 #[derive(Debug)]
 pub(super) struct SiteText {
     pub format: CompiledFormat,
     /// Level and target: ` INFO  app::db`.
-    pub head: Box<[u8]>,
+    pub head: Piece,
     /// File and line, and the end of the line: ` (src/db.rs:12)\n`.
-    pub tail: Box<[u8]>,
+    pub tail: Piece,
 }
 
 /// Caches.
@@ -49,21 +82,20 @@ pub(super) struct SiteText {
 pub struct Formats {
     sites: Table<Site, SiteText>,
     /// `[pid:tid] `.
-    threads: Table<Thread, Box<[u8]>>,
+    threads: Table<Thread, Piece>,
 }
 
 impl Formats {
     /// What is the same for all records of this one's site (`None`: it has none), and `[pid:tid] `.
     #[inline]
-    pub(super) fn both(&mut self, e: &Entry<'_>) -> (Option<&SiteText>, &[u8]) {
+    pub(super) fn both(&mut self, e: &Entry<'_>) -> (Option<&SiteText>, &Piece) {
         (site_of(&mut self.sites, e), thread_of(&mut self.threads, e))
     }
 
     /// `[pid:tid]` of a record.
     #[inline]
     pub(super) fn thread(&mut self, e: &Entry<'_>) -> &[u8] {
-        let text = thread_of(&mut self.threads, e);
-        &text[..text.len() - 1]
+        thread_of(&mut self.threads, e).bytes().trim_ascii_end()
     }
 
     /// The message of a log record, as `format!` would have made it.
@@ -83,8 +115,8 @@ fn site_of<'a>(sites: &'a mut Table<Site, SiteText>, e: &Entry<'_>) -> Option<&'
 }
 
 #[inline]
-fn thread_of<'a>(threads: &'a mut Table<Thread, Box<[u8]>>, e: &Entry<'_>) -> &'a [u8] {
-    threads.get(e.thread_ref, e.thread, |t| format!("[{}:{}] ", t.pid, t.tid).into_bytes().into())
+fn thread_of<'a>(threads: &'a mut Table<Thread, Piece>, e: &Entry<'_>) -> &'a Piece {
+    threads.get(e.thread_ref, e.thread, |t| Piece::new(format!("[{}:{}] ", t.pid, t.tid).into()))
 }
 
 /// The message of a record whose call site is not known.
@@ -119,5 +151,5 @@ fn site_text(site: &Site) -> SiteText {
     }
     tail.push(b'\n');
     let format = CompiledFormat::with_fields(&site.fmt, &site.types, &site.fields, site.style);
-    SiteText { format, head: head.into(), tail: tail.into() }
+    SiteText { format, head: Piece::new(head), tail: Piece::new(tail) }
 }

@@ -32,14 +32,14 @@
 
 use crate::sys::hash::HashSet;
 
-use super::escape::{no_byte, valid_chunks};
-use super::formats::{Table, no_site};
+use super::escape::valid_chunks;
+use super::formats::{Piece, Table, no_site};
 use super::parts::{Parts, Start, Style};
 use super::text::loss_text;
 use super::time::Clock;
 use super::{Dest, Formatter, Gap, Held, is_stderr};
 use crate::journal::{Entry, Loss, Site, Thread, kind};
-use crate::record::{CompiledFormat, Fields, Level, Value};
+use crate::record::{CompiledFormat, Fields, Level, Value, no_byte};
 
 /// Limit: bytes of a captured line that become one object.
 const MAX_LINE: usize = 1 << 20;
@@ -60,7 +60,7 @@ pub struct Json {
 struct Look {
     sites: Table<Site, SiteJson>,
     /// `,"pid":1,"tid":2,"thread":"name"`
-    threads: Table<Thread, Box<[u8]>>,
+    threads: Table<Thread, Piece>,
     clock: Clock,
     scratch: Vec<u8>,
 }
@@ -70,9 +70,9 @@ struct Look {
 struct SiteJson {
     format: CompiledFormat,
     /// `","level":"info","target":"app::db"`
-    head: Box<[u8]>,
+    head: Piece,
     /// `,"file":"src/db.rs","line":12}` and a newline.
-    tail: Box<[u8]>,
+    tail: Piece,
 }
 
 fn site_json(site: &Site) -> SiteJson {
@@ -88,15 +88,15 @@ fn site_json(site: &Site) -> SiteJson {
     }
     tail.extend_from_slice(b"}\n");
     let format = CompiledFormat::with_fields(&site.fmt, &site.types, &site.fields, site.style);
-    SiteJson { format, head: head.into(), tail: tail.into() }
+    SiteJson { format, head: Piece::new(head), tail: Piece::new(tail) }
 }
 
-fn thread_json(t: &Thread) -> Box<[u8]> {
+fn thread_json(t: &Thread) -> Piece {
     let mut out = format!(",\"pid\":{},\"tid\":{}", t.pid, t.tid).into_bytes();
     if !t.name.is_empty() {
         text(b",\"thread", &t.name, &mut out);
     }
-    out.into()
+    Piece::new(out)
 }
 
 /// Appends `,"key":"text"`, and the exact bytes under `key_b64` where they are not UTF-8. `key` is given with
@@ -216,7 +216,7 @@ impl Json {
 
 impl Look {
     fn thread(&mut self, e: &Entry<'_>) -> &[u8] {
-        self.threads.get(e.thread_ref, e.thread, thread_json)
+        self.threads.get(e.thread_ref, e.thread, thread_json).bytes()
     }
 
     #[inline]
@@ -226,19 +226,18 @@ impl Look {
         let thread = self.threads.get(e.thread_ref, e.thread, thread_json);
         let Some(site) = e.site.map(|s| self.sites.get(e.site_ref, s, site_json)) else {
             out.push(b'"');
-            out.extend_from_slice(thread);
+            thread.put(out);
             let mut said = Vec::new();
             no_site(e, &mut said);
             text(b",\"msg", &said, out);
             return out.extend_from_slice(b"}\n");
         };
-        out.extend_from_slice(&site.head);
-        out.extend_from_slice(thread);
+        site.head.put(out);
+        thread.put(out);
         out.extend_from_slice(b",\"msg\":\"");
         let at = out.len();
         // What is wrong with a damaged record stands in its text.
-        let _ = site.format.render(e.payload, out);
-        if plain(&out[at..]) {
+        if site.format.render_and_look(e.payload, out) == Ok(true) || plain(&out[at..]) {
             out.push(b'"');
         } else {
             self.scratch.clear();
@@ -261,7 +260,7 @@ impl Look {
             }
             out.extend_from_slice(if some { b"]" } else { b"" });
         }
-        out.extend_from_slice(&site.tail);
+        site.tail.put(out);
     }
 }
 

@@ -101,29 +101,30 @@ impl Look {
         let (site, thread) = self.formats.both(e);
         let Some(site) = site else {
             out.extend_from_slice(b" -     ?");
-            out.extend_from_slice(thread);
+            thread.put(out);
             no_site(e, out);
             return out.push(b'\n');
         };
-        out.extend_from_slice(&site.head);
-        out.extend_from_slice(thread);
+        site.head.put(out);
+        thread.put(out);
         let at = out.len();
         if site.format.has_fields() {
             spans(site, e, out);
         }
         // What is wrong with a damaged record stands in its text.
-        let _ = site.format.render(e.payload, out);
+        let mut harmless = site.format.render_and_look(e.payload, out) == Ok(true);
         if site.format.has_fields() {
             fields(site.format.fields(e.payload), out);
+            harmless = false;
         }
-        if !plain(&out[at..]) {
+        if !harmless && !plain(&out[at..]) {
             self.scratch.clear();
             self.scratch.extend_from_slice(&out[at..]);
             out.truncate(at);
             escape(&self.scratch, out);
             self.scratch.shrink_to(MAX_PART);
         }
-        out.extend_from_slice(&site.tail);
+        site.tail.put(out);
     }
 
     /// Time, column and target of a captured line.

@@ -7,13 +7,13 @@ use crate::record::PAIRS;
 pub struct Clock {
     /// When that second began, ns since the epoch.
     begin: i64,
-    /// `2026-11-21T02:44:42.`
-    text: [u8; 20],
+    /// `2026-11-21T02:44:42.000000000Z`, and two bytes more: a copy of 32 is one of whole vectors.
+    text: [u8; 32],
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Clock { begin: 0, text: *b"1970-01-01T00:00:00." }
+        Clock { begin: 0, text: *b"1970-01-01T00:00:00.000000000Z  " }
     }
 }
 
@@ -36,14 +36,16 @@ impl Clock {
         }
         let ns = ns as u32;
         let (high, low) = (ns / 10_000, ns % 10_000);
-        let mut text = [b'Z'; 30];
-        text[..20].copy_from_slice(&self.text);
-        text[20] = b'0' + (high / 10_000) as u8;
-        text[21..23].copy_from_slice(&PAIRS[(high / 100 % 100) as usize]);
-        text[23..25].copy_from_slice(&PAIRS[(high % 100) as usize]);
-        text[25..27].copy_from_slice(&PAIRS[(low / 100) as usize]);
-        text[27..29].copy_from_slice(&PAIRS[(low % 100) as usize]);
-        out.extend_from_slice(&text);
+        // The digits go to where they stay: a copy of what was just stored in pieces waits for them.
+        let at = out.len();
+        out.extend_from_slice(&self.text);
+        out.truncate(at + 30);
+        let text = &mut out[at + 20..at + 29];
+        text[0] = b'0' + (high / 10_000) as u8;
+        text[1..3].copy_from_slice(&PAIRS[(high / 100 % 100) as usize]);
+        text[3..5].copy_from_slice(&PAIRS[(high % 100) as usize]);
+        text[5..7].copy_from_slice(&PAIRS[(low / 100) as usize]);
+        text[7..9].copy_from_slice(&PAIRS[(low % 100) as usize]);
     }
 
     fn set(&mut self, second: i64) {
