@@ -47,13 +47,13 @@ fn claim(c: &mut Criterion) {
     let (tail, released) = (AtomicU64::new(0), AtomicU64::new(0));
     let words: Vec<AtomicU64> = (0..GRANULES).map(|_| AtomicU64::new(0)).collect();
     let data = Memory(UnsafeCell::new(vec![0; GRANULES * 64]));
-    let lane = SharedLane { tail: &tail, words: &words, released: &released, data: &data };
+    let lane = SharedLane { tail: &tail, words: &words, released: &released, data: &data, backed: None };
     c.bench_function("claim: a record of 80 bytes into the shared lane", |b| {
         b.iter(|| {
             // As if the drain had taken everything.
             released.store(spillring::lane::shared::position(tail.load(Relaxed)), Relaxed);
             let key = SlowKey { thread: 1, t: 1, lost: 0 };
-            assert!(lane.write(3, key, &Eighty), "there is room");
+            lane.write(3, &key.to_bytes(), &Eighty).expect("there is room");
         });
     });
 }

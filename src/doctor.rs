@@ -345,10 +345,7 @@ impl Machine {
             None => good(name, "unlimited"),
             Some(n) => bad(
                 name,
-                format!(
-                    "{} KiB: what a process spills in its life, and each file of a sink, ends there",
-                    n >> 10
-                ),
+                format!("{} KiB: what a spill holds at a time, and each file of a sink, ends there", n >> 10),
                 "ulimit -f unlimited, or LimitFSIZE=infinity for a service",
             ),
         }

@@ -20,7 +20,7 @@
 //!    room, read the clock, write header and arguments into the [thread lane](lane::thread), store the
 //!    tail with release. From that store on the record exists, whatever dies. A call that interrupted
 //!    another one, or whose thread has no lane, goes to the [shared lane](lane::shared); what does not fit
-//!    goes to the [spill](mod@spill) file; what that may not take is counted.
+//!    goes to the [spill](layout::spill) file; what that may not take is counted.
 //! 3. **The files** ([`layout`], [`channel`]). Each process has a ring, an ack that only the drain writes,
 //!    and a spill; they outlive it. Whether it is dead is asked of the kernel by a lease.
 //! 4. **The pass** ([`snapshot`], [`ringview`]). The drain reads slow path, tails, slow path again, and takes
@@ -63,7 +63,6 @@ pub mod ringview;
 pub mod sink;
 pub mod site;
 pub mod snapshot;
-pub mod spill;
 pub mod sync;
 pub mod sys;
 pub mod tls;

@@ -14,12 +14,11 @@
 //! |---|---|---|
 //! | lane `i` | `i` | position, owner, count, reported loss (u64 each), tid (u32), 0 (u32), comm (16) |
 //! | shared lane | 1000 | frontier, count, skipped records, skipped granules, n (u64 each), n × (from, to) |
-//! | spill | 1001 | the same, in bytes |
+//! | spill | 1001 | the same |
 //! | process | 1002 | reported loss of threads without a lane |
 //! | rings that are gone | 1003, under nonce 0 and pid 0 | written, delivered, lost, rings |
 
 use crate::layout::ring::ack;
-use crate::layout::spill;
 use crate::snapshot::{LaneAt, Ranges, Snapshot, Source};
 use crate::sync::{Ordering::*, Word};
 use std::collections::BTreeMap;
@@ -106,27 +105,25 @@ impl Positions {
                 all.insert(i, c);
             }
         }
-        let mut slow = |part, released: u64, count: u64, start: u64| {
+        let mut slow = |part, released: u64, count: u64| {
             let mut c = cursor(part).and_then(SlowCursor::decode).unwrap_or_default();
-            c.frontier = c.frontier.max(start);
             if released > c.frontier {
                 short += count.saturating_sub(c.count);
                 c = SlowCursor { frontier: released, count, ..SlowCursor::default() };
             }
             c
         };
-        let shared = slow(Part::Shared, a(ack::SHARED_RELEASED), a(ack::SHARED_COUNT), 0);
-        let spill = slow(Part::Spill, a(ack::SPILL_RELEASED), a(ack::SPILL_COUNT), spill::HEADER);
+        let shared = slow(Part::Shared, a(ack::SHARED_RELEASED), a(ack::SHARED_COUNT));
+        let spill = slow(Part::Spill, a(ack::SPILL_DELIVERED), a(ack::SPILL_COUNT));
         let process = cursor(Part::Process).and_then(ProcessCursor::decode).unwrap_or_default();
         (Positions { lanes: all, shared, spill, process }, short)
     }
 
     /// A reader of the ring that begins here. `lanes`: how many the ring may have.
-    pub fn reader(&self, nonce: u64, lanes: u32) -> Snapshot {
+    pub fn reader(&self, lanes: u32) -> Snapshot {
         let at = |c: &LaneCursor| LaneAt { at: c.position, owner: c.owner };
         let lanes = (0..lanes).map(|i| self.lanes.get(&i).map_or(LaneAt::default(), at)).collect();
         Snapshot::new(
-            nonce,
             lanes,
             (self.shared.frontier, self.shared.above.clone()),
             (self.spill.frontier, self.spill.above.clone()),
@@ -203,7 +200,7 @@ impl Positions {
     }
 
     /// Stores all of it into the ring's ack. Only after the batch with these very cursors is written: see
-    /// [`commit`].
+    /// [`commit`]. The spill's space is another matter: see [`GivenBack`].
     pub fn publish(&self, acks: &impl Acks) {
         for (i, c) in &self.lanes {
             let w = |at| acks.ack(ack::lane(*i) + at);
@@ -218,7 +215,7 @@ impl Positions {
         // The frontier: what is resolved above it lies behind a hole, whose writer may yet come back.
         a(ack::SHARED_RELEASED, self.shared.frontier); // room:R
         a(ack::SPILL_COUNT, self.spill.count);
-        a(ack::SPILL_RELEASED, self.spill.frontier);
+        a(ack::SPILL_DELIVERED, self.spill.frontier);
         a(ack::LOST_REPORTED, self.process.reported);
     }
 }
@@ -302,7 +299,7 @@ impl LaneCursor {
 /// record, and so is what lies in `above`; the gaps in between are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlowCursor {
-    /// Granules of the shared lane, bytes of the spill.
+    /// Position in granules.
     pub frontier: u64,
     /// Records delivered.
     pub count: u64,
@@ -337,6 +334,50 @@ impl SlowCursor {
             above.insert(r[0], r[1]);
         }
         Some(SlowCursor { frontier: w[0], count: w[1], skipped: w[2], skipped_granules: w[3], above })
+    }
+}
+
+/// What of a spill was given back to its file system, and so to its writers: first the hole in the file, then
+/// `released`. A writer that sees it may back and write the same place again, and a hole made later would take that
+/// away. So the next drain begins at `released` as well; of what lies above it a hole is made once more, at most.
+///
+/// `released` never passes the frontier. What is resolved above it is given back all the same, without being
+/// released: nobody writes there in this lap, so that one call that never ends keeps no space but its own.
+#[derive(Clone, Debug, Default)]
+pub struct GivenBack {
+    released: u64,
+    above: Ranges,
+}
+
+impl GivenBack {
+    /// As the ack says.
+    pub fn new(acks: &impl Acks) -> GivenBack {
+        GivenBack { released: acks.ack(ack::SPILL_RELEASED).load(Acquire), above: Ranges::default() }
+    }
+
+    /// The next piece to give back: whole units, at most `most` granules (at least a unit), within a lap of `size`.
+    pub fn next(&self, cursor: &SlowCursor, unit: u64, most: u64, size: u64) -> Option<(u64, u64)> {
+        let most = (most - most % unit).max(unit);
+        for (from, to) in [(self.released, cursor.frontier)].into_iter().chain(cursor.above.iter()) {
+            let (mut p, to) = (from.max(self.released).next_multiple_of(unit), to - to % unit);
+            while let Some(end) = self.above.end_of(p) {
+                p = end;
+            }
+            if p < to {
+                let given = self.above.start_behind(p).unwrap_or(u64::MAX);
+                return Some((p, to.min(p + most).min(p - p % size + size).min(given)));
+            }
+        }
+        None
+    }
+
+    /// Gives a piece back by `punch`, and then says so to the writers, as far as nothing below it is missing. One
+    /// that cannot be punched only keeps its space.
+    pub fn give(&mut self, (from, to): (u64, u64), acks: &impl Acks, punch: impl FnOnce(u64, u64)) {
+        punch(from, to);
+        self.above.insert(from, to);
+        self.released = self.above.advance(self.released);
+        acks.ack(ack::SPILL_RELEASED).store(self.released, Release); // room:R
     }
 }
 
@@ -399,6 +440,64 @@ pub fn sums(part: u32, value: &[u8]) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::AtomicU64;
+    use proptest::prelude::*;
+
+    struct OneAck(AtomicU64);
+    impl Acks for OneAck {
+        type W = AtomicU64;
+        fn ack(&self, _: u64) -> &AtomicU64 {
+            &self.0
+        }
+    }
+
+    proptest! {
+        /// Whole units that are resolved, each once in a drain's life, never below what was released; and all of
+        /// them in the end.
+        #[test]
+        fn what_is_given_back(
+            resolved in prop::collection::vec((0u64..500, 1u64..60), 1..40),
+            start in 0u64..4,
+            most in 1u64..40,
+            restart in 0usize..40,
+        ) {
+            const UNIT: u64 = 8;
+            let ack = OneAck(AtomicU64::new(start * UNIT));
+            let mut c = SlowCursor { frontier: start * UNIT, ..SlowCursor::default() };
+            let mut g = GivenBack::new(&ack);
+            let (mut given, mut is) = (vec![false; 640], vec![false; 640]);
+            is[..(start * UNIT) as usize].fill(true);
+            for (i, (from, len)) in resolved.into_iter().enumerate() {
+                if i == restart {
+                    g = GivenBack::new(&ack);
+                    let released = ack.0.load(Relaxed) as usize;
+                    given[released..].fill(false);
+                }
+                if from >= c.frontier {
+                    c.resolve(from, from + len);
+                    is[from as usize..(from + len) as usize].fill(true);
+                }
+                while let Some(piece) = g.next(&c, UNIT, most, 128) {
+                    let (from, to) = piece;
+                    prop_assert!(from % UNIT == 0 && to % UNIT == 0 && from < to);
+                    prop_assert!(to - from <= most.max(UNIT) + UNIT && from / 128 == (to - 1) / 128);
+                    let before = ack.0.load(Relaxed);
+                    prop_assert!(from >= before);
+                    g.give(piece, &ack, |from, to| {
+                        assert_eq!(ack.0.load(Relaxed), before, "released before the hole is made");
+                        for p in from as usize..to as usize {
+                            assert!(is[p] && !std::mem::replace(&mut given[p], true));
+                        }
+                    });
+                    let after = ack.0.load(Relaxed);
+                    prop_assert!(after >= before && after <= c.frontier);
+                }
+                for u in (start..80).filter(|u| is[(u * UNIT) as usize..][..UNIT as usize].iter().all(|r| *r)) {
+                    prop_assert!(given[(u * UNIT) as usize] || u * UNIT < ack.0.load(Relaxed));
+                }
+            }
+        }
+    }
 
     #[test]
     fn golden_bytes() {

@@ -6,10 +6,9 @@ use std::io;
 use crate::channel::RingView;
 use crate::lane::shared;
 use crate::layout::ring::{ack, lane, slot, word};
-use crate::layout::site;
+use crate::layout::{site, spill};
 use crate::snapshot::RingRead;
-use crate::spill::SpillRead;
-use crate::sync::{AtomicU64, Ordering::Acquire};
+use crate::sync::{AtomicU64, Ordering::Acquire, fence};
 use crate::sys::{self, Map};
 
 /// The mapping of one producer's files. Loads only; what may be stored (`P.ack`) is the drain's.
@@ -77,13 +76,14 @@ impl View {
     }
 }
 
-impl SpillRead for View {
-    fn spill_len(&self) -> io::Result<u64> {
-        Ok(sys::file::fstat(self.files.spill_fd())?.size)
-    }
-    fn spill_read(&self, at: u64, to: &mut [u8]) -> io::Result<usize> {
-        // By pread: a page that is not there reads as zeros and allocates nothing.
-        Ok(sys::file::read_at(self.files.spill_fd(), to, at)?)
+impl View {
+    /// From the spill, by pread: a page that is not there reads as zeros and allocates nothing, and one that is cut
+    /// off is no signal.
+    fn spill_bytes(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
+        match sys::file::read_at(self.files.spill_fd(), to, at)? {
+            n if n == to.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 }
 
@@ -118,7 +118,32 @@ impl RingRead for View {
     fn granule_read(&self, at: u64, to: &mut [u8]) {
         copy(self.files.ring(), self.files.geometry.granule(0) + at, to);
     }
-    fn doorbell(&self) -> u64 {
-        self.load(word::DOORBELL) // bell:A
+    fn spill_tail(&self) -> u64 {
+        self.load(word::SPILL_TAIL) // claim:A
+    }
+    fn spill_backed(&self) -> u64 {
+        self.load(word::SPILL_BACKED) // back:A
+    }
+    fn spill_granules(&self) -> u64 {
+        self.files.spill_granules()
+    }
+    /// The kernel copies as it likes: nothing says that a word comes in one piece. So they are read twice, and one
+    /// that is not the same is none: whoever saw a part of a store sees all of it when it looks again.
+    fn spill_words(&self, granule: u64, to: &mut [u64]) -> io::Result<()> {
+        let mut b = vec![0; to.len() * 16];
+        let (first, second) = b.split_at_mut(to.len() * 8);
+        self.spill_bytes(spill::commit_word(granule), first)?;
+        fence(Acquire);
+        self.spill_bytes(spill::commit_word(granule), second)?;
+        // word:A, for what is read from here on.
+        fence(Acquire);
+        let word = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("8 bytes"));
+        for ((w, a), b) in to.iter_mut().zip(first.chunks_exact(8)).zip(second.chunks_exact(8)) {
+            *w = if a == b { word(a) } else { 0 };
+        }
+        Ok(())
+    }
+    fn spill_read(&self, granule: u64, to: &mut [u8]) -> io::Result<()> {
+        self.spill_bytes(spill::granule(self.files.spill_granules(), granule), to)
     }
 }

@@ -1,8 +1,8 @@
 //! gate → encode → thread lane, else shared lane, else spill, else count.
 //!
 //! [`log()`] is the real instance of [`lane::call::log`](crate::lane::call::log): thread-local words in the
-//! thread's block, shared words in the mapping, the spill a file. Everything on that path is
-//! async-signal-safe; the kernel is entered for an append to the spill, on a thread's first call (tid
+//! thread's block, shared words in the mappings of its ring and its spill. Everything on that path is
+//! async-signal-safe; the kernel is entered when the spill has to grow, on a thread's first call (tid
 //! probes, a lane's pages) and in a forked child's first call (its ring).
 #![allow(unsafe_code)]
 
@@ -23,17 +23,15 @@ pub use guard::{Guard, drain_present, flush, flush_sinks, init, init_with};
 pub use thread::{may_wait, prepare, thread_prefault, thread_reset};
 pub use time::Time;
 
-use crate::lane::call::{self, Append, Env, Local};
-use crate::lane::{Outcome, Record, SharedLane, SpillKey, ThreadLane};
-use crate::layout::ring::{lane, record, slow, word};
+use crate::lane::call::{self, Env, Local};
+use crate::lane::{Outcome, Record, SharedLane, ThreadLane};
+use crate::layout::ring::{lane, record, word};
 use crate::record::{Args, Site, SiteFacts};
-use crate::spill;
 use crate::sync::{AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
 use attach::{Policy, Ring};
 use core::cell::{Cell, UnsafeCell};
-use core::mem::MaybeUninit;
 use time::{At, Now, Stamp};
 
 /// Memory of a ring that this process maps, from the address of this value on. Opaque and of no size:
@@ -67,12 +65,6 @@ impl Bytes for Base {
         // SAFETY: as above, the other way.
         unsafe { core::ptr::copy_nonoverlapping(self.ptr().add(at as usize), dst.as_mut_ptr(), dst.len()) };
     }
-}
-
-/// One record to be written. Pieces serve the spill, which has no room of its own to encode into.
-trait Source: Record<Base> {
-    /// The record's bytes, in order, in a few pieces. `ticks` is the time.
-    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8]));
 }
 
 /// The record of a call site.
@@ -139,16 +131,6 @@ fn header(size: u64, kind: u8, ticks: u64, site: u32, flags: u32) -> [u8; record
     b
 }
 
-impl<A: Args, T: Stamp> Source for SiteRecord<A, T> {
-    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        f(&header(self.size(), record::RECORD, self.time.or(|| ticks), self.id, 0));
-        if self.inline_site != 0 {
-            self.site.facts::<A>().pieces(f);
-        }
-        self.args.pieces(f);
-    }
-}
-
 /// The record of a call whose site is not static: it carries its entry.
 #[derive(Clone, Copy)]
 struct FactsRecord<'a, A> {
@@ -170,14 +152,6 @@ impl<A: Args> Record<Base> for FactsRecord<'_, A> {
     }
 }
 
-impl<A: Args> Source for FactsRecord<'_, A> {
-    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        f(&header(self.size(), record::RECORD, ticks, 0, 0));
-        self.facts.pieces(f);
-        self.args.pieces(f);
-    }
-}
-
 /// A chunk of captured output.
 #[derive(Clone, Copy)]
 struct CaptureRecord<'a> {
@@ -193,13 +167,6 @@ impl Record<Base> for CaptureRecord<'_> {
         let size = Record::<Base>::size(self);
         to.write(at, &header(size, record::CAPTURE, attach::now(), self.site, 0));
         to.write(at + record::HEADER, self.bytes);
-    }
-}
-
-impl Source for CaptureRecord<'_> {
-    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        f(&header(Record::<Base>::size(self), record::CAPTURE, ticks, self.site, 0));
-        f(self.bytes);
     }
 }
 
@@ -248,7 +215,7 @@ impl Local for Call<'_> {
     }
 }
 
-impl<R: Source> Env<R> for Call<'_> {
+impl Env for Call<'_> {
     type W = AtomicU64;
     type B = Base;
 
@@ -315,44 +282,36 @@ impl<R: Source> Env<R> for Call<'_> {
             released: ring.shared_released(),
             // SAFETY: inside the mapping, which is never unmapped.
             data: unsafe { Base::at(ring.granules()) },
+            backed: None,
         }
     }
-    fn aux(&self) -> &AtomicU64 {
-        self.ring().word(word::AUX)
-    }
-    fn doorbell(&self) -> &AtomicU64 {
-        self.ring().word(word::DOORBELL)
-    }
-    fn spill_size(&self) -> &AtomicU64 {
-        self.ring().word(word::SPILL_SIZE)
+    fn spill(&self) -> Option<SharedLane<'_, AtomicU64, Base>> {
+        let ring = self.ring();
+        (!matches!(ring.policy, Policy::DropNewest)).then(|| ring.spill_lane())
     }
     fn process_lost(&self) -> &AtomicU64 {
         self.ring().word(word::LOST)
-    }
-    fn frame_len(&self, r: &R) -> u64 {
-        crate::lane::round8(spill::frame_len(r.size()))
-    }
-    fn spill_limit(&self) -> u64 {
-        // Asked each time: a program may lower its limit after `init`, and the signal for crossing it kills.
-        self.ring().spill_limit.min(sys::file::file_size_limit())
     }
     fn count_nested(&self) {
         self.ring().word(word::NESTED).fetch_add(1, Relaxed);
     }
 
+    fn count_spilled(&self) {
+        self.ring().word(word::SPILLED).fetch_add(1, Relaxed);
+        attach::spilled();
+    }
+
     #[cold]
     #[inline(never)]
-    fn append(&self, key: SpillKey, r: &R) -> Append {
+    fn back_spill(&self, end: u64) -> bool {
         let ring = self.ring();
-        if matches!(ring.policy, Policy::DropNewest) || r.size() > crate::layout::ring::MAX_RECORD {
-            return Append::Refused;
-        }
         let _errno = SavedErrno::save();
         let began = sys::time::monotonic_ns();
-        if !ring.quota.may_spill(ring, began) {
-            return Append::Refused;
+        if ring.quota.closed(began) {
+            return false;
         }
-        let out = append_frame(ring, key, r);
+        let backed =
+            ring.spill_lane().back(end, |from, least, most| ring.populate_spill(from, least, most, began));
         let took = sys::time::monotonic_ns() - began;
         let lane = self.block.lane.load(Relaxed);
         let (calls, longest) = if lane.is_null() {
@@ -370,8 +329,7 @@ impl<R: Source> Env<R> for Call<'_> {
         if took > longest.load(Relaxed) {
             longest.fetch_max(took, Relaxed);
         }
-        attach::spilled();
-        out
+        backed
     }
 
     #[cold]
@@ -394,100 +352,6 @@ impl<R: Source> Env<R> for Call<'_> {
             }
             _ => false,
         }
-    }
-}
-
-/// Pieces up to this are always gathered: a number is a piece that is gone when the next one comes.
-const SMALL: usize = 32;
-/// Longer ones up to this too, while there is room, so that most frames are one part, and a record of many
-/// arguments has few.
-const GATHER: usize = 256;
-/// Bytes that the small pieces of one record may take: header, site (its header, types, padding, four
-/// strings), for each argument the length of a string and a short string, and the frame's padding.
-const SMALLS: usize = 24 + 24 + 16 + 8 + 4 * SMALL + crate::layout::site::MAX_ARGS * (4 + SMALL) + 8;
-const ROOM: usize = spill::PREFIX + SMALLS + 512;
-const PARTS: usize = 48;
-
-/// A frame on its way into the kernel: what is short stands side by side in `room`, what is long where it is.
-struct Frame {
-    room: [MaybeUninit<u8>; ROOM],
-    used: usize,
-    parts: [MaybeUninit<libc::iovec>; PARTS],
-    count: usize,
-    whole: bool,
-}
-
-impl Frame {
-    /// Room for the prefix, which is known last: it holds the checksum.
-    #[inline(always)]
-    fn new() -> Frame {
-        let room = [const { MaybeUninit::uninit() }; ROOM];
-        Frame { room, used: 0, parts: [const { MaybeUninit::uninit() }; PARTS], count: 0, whole: true }
-    }
-    fn piece(&mut self, p: &[u8]) {
-        let small = p.len() <= SMALL || p.len() <= GATHER && self.used + p.len() <= ROOM - SMALLS;
-        if !small || self.used + p.len() > ROOM {
-            debug_assert!(p.len() > SMALL, "a short piece does not outlive its turn");
-            return self.part(p.as_ptr(), p.len());
-        }
-        let at = self.used;
-        self.used += p.len();
-        // SAFETY: inside `room`, which nothing else lies in.
-        let to = unsafe {
-            let to = self.room.as_mut_ptr().cast::<u8>().add(at);
-            core::ptr::copy_nonoverlapping(p.as_ptr(), to, p.len());
-            to
-        };
-        self.part(to, p.len());
-    }
-    fn part(&mut self, base: *const u8, len: usize) {
-        if let Some(last) = self.parts().last_mut()
-            && last.iov_base as usize + last.iov_len == base as usize
-        {
-            last.iov_len += len;
-        } else if self.count < PARTS {
-            self.parts[self.count].write(libc::iovec { iov_base: base.cast_mut().cast(), iov_len: len });
-            self.count += 1;
-        } else {
-            self.whole = false;
-        }
-    }
-    fn parts(&mut self) -> &mut [libc::iovec] {
-        // SAFETY: so many are written.
-        unsafe { core::slice::from_raw_parts_mut(self.parts.as_mut_ptr().cast(), self.count) }
-    }
-}
-
-fn append_frame<R: Source>(ring: &Ring, key: SpillKey, r: &R) -> Append {
-    let size = r.size();
-    let mut f = Frame::new();
-    f.piece(&[0; spill::PREFIX]);
-    r.pieces(attach::now(), &mut |p| f.piece(p));
-    let mut crc = spill::Checksum::new(key, size);
-    let mut skip = spill::PREFIX;
-    for p in f.parts() {
-        // SAFETY: a part of `room`, or a piece that stays where it is until the call is over.
-        crc.add(unsafe { &core::slice::from_raw_parts(p.iov_base.cast::<u8>(), p.iov_len)[skip..] });
-        skip = 0;
-    }
-    let prefix = crc.prefix(ring.nonce);
-    // SAFETY: `room` begins with the place of the prefix.
-    unsafe { core::ptr::copy_nonoverlapping(prefix.as_ptr(), f.room.as_mut_ptr().cast(), prefix.len()) };
-    let pad = (crate::lane::round8(spill::frame_len(size)) - spill::frame_len(size)) as usize;
-    f.piece(&[0; 8][..pad]);
-    // As late as can be. What is left is the instant between this look and the append.
-    if !f.whole || !ring.spill_is_ours() {
-        return Append::Refused;
-    }
-    // A full fence, so that what this thread published before is visible before the frame: the inode
-    // lock alone is not one on aarch64. On x86 the LOCK xadd of the reservation was.
-    #[cfg(not(target_arch = "x86_64"))]
-    crate::sync::fence(SeqCst);
-    let end = ring.word(word::SPILL_SIZE).load(Relaxed);
-    match sys::file::append(ring.spill_fd, f.parts(), end) {
-        Ok(w) if w == spill::frame_len(size) as usize + pad => Append::Whole,
-        Ok(0) | Err(_) => Append::Refused,
-        Ok(_) => Append::Short,
     }
 }
 
@@ -567,5 +431,3 @@ pub struct CaptureSite(u32);
 pub fn capture_site(site: &'static Site) -> Option<CaptureSite> {
     attach::register::<()>(site).map(CaptureSite)
 }
-
-const _: () = assert!(slow::LEN == 24 && spill::PREFIX == 56);

@@ -92,7 +92,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn spec() -> ProducerSpec {
     let clock = ClockFacts { source: 2, anchor_ticks: 1, anchor_utc: 2, tick_hz: 1_000_000_000 };
-    ProducerSpec { facts: Facts::read(), geometry: GEOMETRY, clock }
+    ProducerSpec { facts: Facts::read(), geometry: GEOMETRY, clock, spill_granules: 4096 }
 }
 
 fn attach_here(c: &Channel) -> ProducerFiles {
@@ -699,6 +699,8 @@ fn bad_bytes() {
         (Kind::Spill, 12, &[3], Code::Arch, "architecture 3"),
         (Kind::Spill, 16, &[1], Code::BadFile, "header"),
         (Kind::Spill, 24, &[0x5a; 8], Code::BadFile, "does not belong to the ring"),
+        (Kind::Spill, 96, &[1], Code::BadFile, "granules"),
+        (Kind::Spill, 97, &[0x20], Code::BadFile, "cut short"),
     ];
     for (kind, at, bytes, code, message) in rows {
         let files = attach_here(&c);
@@ -990,13 +992,13 @@ fn unlink_order() {
     assert_eq!(d.names(), [format!("{}.ack", views[2].stem), "ctl".to_string()]);
     // Punching needs the file that was opened, and spares its header.
     let files = attach_here(&c);
-    let mut v = c.open_ring(files.stem).unwrap();
+    let v = c.open_ring(files.stem).unwrap();
     assert_eq!(v.punch_spill(0, 4096).unwrap_err().code, Code::BadValue);
-    let part = libc::iovec { iov_base: [7u8; 8192].as_mut_ptr().cast(), iov_len: 8192 };
-    assert_eq!(file::append(files.spill.raw(), &[part], 0).unwrap(), 8192);
+    files.spill_map.as_ref().unwrap().open(4096, 8192).unwrap();
+    assert_eq!(v.spill_stat().unwrap().allocated, 4096 + 8192);
     v.punch_spill(4096, 4096).unwrap();
     let st = v.spill_stat().unwrap();
-    assert_eq!((st.size, st.allocated), (4096 + 8192, 8192));
+    assert_eq!((v.spill_granules(), st.size, st.allocated), (4096, 4096 + 4096 * 72, 8192));
 }
 
 fn attach() {
@@ -1013,7 +1015,8 @@ fn attach() {
         let fixed = geometry.lane_data(0) + (256 << 10);
         let st = file::fstat(files.ring_fd.raw()).unwrap();
         assert_eq!((st.size, st.allocated), (geometry.file_len(), fixed));
-        assert_eq!(file::fstat(files.spill.raw()).unwrap().size, 4096);
+        let st = file::fstat(files.spill.raw()).unwrap();
+        assert_eq!((st.size, st.allocated), (4096 + 4096 * 72, 4096));
         assert!(file::is_same_file(files.spill.raw(), files.spill_id));
         // No descriptor that could write the ring is left, and nothing is inherited by exec.
         let mut found = Vec::new();
@@ -1037,7 +1040,7 @@ fn attach() {
 
 // ---- stored bytes
 
-/// The heads of the four files as version 1 writes them, checked in. Read by offsets as numbers.
+/// The heads of the four files as version 3 writes them, checked in. Read by offsets as numbers.
 fn golden() {
     let facts = Facts {
         pid: 0x0102_0304,
@@ -1052,7 +1055,8 @@ fn golden() {
     let clock = ClockFacts { source: 1, anchor_ticks: 0x3132, anchor_utc: 0x4142, tick_hz: 0x5152 };
     let d = Dir::new();
     let c = d.channel();
-    let files = create_producer(c.paths(), &ProducerSpec { facts, geometry, clock }).unwrap();
+    let files =
+        create_producer(c.paths(), &ProducerSpec { facts, geometry, clock, spill_granules: 4096 }).unwrap();
     for (name, path) in [
         ("ring.bin", c.paths().file(files.stem, Kind::Ring).unwrap()),
         ("ack.bin", c.paths().file(files.stem, Kind::Ack).unwrap()),
@@ -1104,6 +1108,10 @@ fn golden() {
             _ => 4096,
         };
         assert_eq!(u64_at(16), len, "{name}");
+        if name == "spill.bin" {
+            assert_eq!(u64_at(96), 4096);
+            assert!(golden[104..].iter().all(|&b| b == 0));
+        }
         if name == "ring.bin" {
             assert_eq!((u32_at(96), u32_at(100), u32_at(104), u32_at(108)), (5, 6, 8, 1));
             assert_eq!((u64_at(112), u64_at(120)), (8192, 4096));

@@ -49,7 +49,7 @@ fn a_program_that_only_writes_depends_on_little() {
 const ROWS: &[&[&str]] = &[
     &["layout", "sync", "error"],
     &["record", "lane", "sys", "tls"],
-    &["clock", "env", "spill", "merge", "journal", "channel"],
+    &["clock", "env", "merge", "journal", "channel"],
     &["snapshot", "sink", "doctor"],
     &["ringview", "release"],
     &["writer", "drain"],

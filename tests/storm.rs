@@ -636,19 +636,20 @@ impl RingFile {
     fn word(&self, at: u64) -> u64 {
         word(&self.ring, at)
     }
-    /// Bytes in the spill that the drain has not released.
+    /// Bytes in the spill that the drain has not delivered.
     fn backlog(&self) -> u64 {
-        let released = self.ack.as_ref().map_or(0, |f| word(f, ring::ack::SPILL_RELEASED));
-        self.word(ring::word::SPILL_SIZE).saturating_sub(released)
+        let delivered = self.ack.as_ref().map_or(0, |f| word(f, ring::ack::SPILL_DELIVERED));
+        let tail = spillring::lane::shared::position(self.word(ring::word::SPILL_TAIL));
+        tail.saturating_sub(delivered) * ring::GRANULE
     }
-    /// Most laps of a lane (lanes of short-lived threads may stand still), and frames in the spill.
+    /// Most laps of a lane (lanes of short-lived threads may stand still), and records in the spill.
     fn state(&self) -> (u64, u64) {
         let lanes = self.word(ring::LANES) & 0xffff_ffff;
         let lane = |i: u64, at: u64| self.word(ring::LANE_HEADERS + i * ring::lane::LEN + at);
         let laps = (0..lanes)
             .take_while(|i| lane(*i, ring::lane::CAPACITY) != 0)
             .map(|i| lane(i, ring::lane::TAIL) / lane(i, ring::lane::CAPACITY));
-        (laps.max().unwrap_or(0), self.word(ring::word::DOORBELL))
+        (laps.max().unwrap_or(0), self.word(ring::word::SPILLED))
     }
 }
 

@@ -374,7 +374,7 @@ pub struct Counters {
     pub nested: u64,
     /// Records lost.
     pub lost: u64,
-    /// Calls that entered the kernel to spill.
+    /// Calls whose record went to the spill.
     pub spilled: u64,
     /// Random number of this process's ring, 0 = none.
     pub nonce: u64,

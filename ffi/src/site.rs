@@ -495,8 +495,7 @@ impl Captured<'_> {
 
 const NULL_TEXT: &[u8] = b"(null)";
 
-// SAFETY: `put` and `pieces` go through the same operations with the same lengths, whose sum `len` is. What is
-// longer than 32 bytes is the caller's string.
+// SAFETY: `put` goes through the operations with the lengths whose sum `len` is.
 unsafe impl Payload for Captured<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -538,33 +537,6 @@ unsafe impl Payload for Captured<'_> {
                     values = values.add(took);
                     core::ptr::copy_nonoverlapping((&raw const v).cast::<u8>(), to, n);
                     to = to.add(n);
-                }
-            }
-        }
-    }
-
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        // SAFETY: as in `put`.
-        unsafe {
-            let mut values = self.values;
-            for i in 0..self.n {
-                let op = *self.ops.add(i);
-                if op >= op::STR {
-                    let (from, took) = self.text(op, values);
-                    values = values.add(took);
-                    let len = self.lens[i].assume_init();
-                    f(&len.to_le_bytes());
-                    let cut = Self::is_cut(op, len);
-                    if len > 0 {
-                        f(core::slice::from_raw_parts(from, len as usize - if cut { CUT.len() } else { 0 }));
-                    }
-                    if cut {
-                        f(CUT);
-                    }
-                } else {
-                    let (v, n, took) = self.scalar(op, values);
-                    values = values.add(took);
-                    f(&v.to_le_bytes()[..n]);
                 }
             }
         }
@@ -732,8 +704,7 @@ unsafe fn len_of(numbers: *const u8, text: &PackedText) -> usize {
     unsafe { numbers.add(text.at as usize - 4).cast::<u32>().read_unaligned() as usize }
 }
 
-// SAFETY: `put` and `pieces` give the numbers, and each text at its place among them. What is longer than 32 bytes are
-// the caller's numbers and texts.
+// SAFETY: `put` writes the numbers, and each text at its place among them.
 unsafe impl Payload for Packed {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -762,22 +733,6 @@ unsafe impl Payload for Packed {
             put_words(self.numbers.add(at), to, rest);
         }
     }
-
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        // SAFETY: the caller's numbers and texts, as in `put`.
-        unsafe {
-            let (mut at, mut rest) = (0, self.bytes);
-            for i in 0..self.n {
-                let text = &*self.texts.add(i);
-                let n = text.at as usize - at;
-                f(core::slice::from_raw_parts(self.numbers.add(at), n));
-                f(core::slice::from_raw_parts(text.p, len_of(self.numbers, text)));
-                rest -= n;
-                at += (n + 7) & !7;
-            }
-            f(core::slice::from_raw_parts(self.numbers.add(at), rest));
-        }
-    }
 }
 
 // SAFETY: as for `Packed`.
@@ -790,10 +745,6 @@ unsafe impl Payload for Numbers {
     unsafe fn put(&self, dst: *mut u8) {
         // SAFETY: room for `bytes`, rounded up to a multiple of 8, from a multiple of 8 on.
         unsafe { put_whole_words(self.numbers, dst, self.bytes) };
-    }
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        // SAFETY: the caller's numbers.
-        f(unsafe { core::slice::from_raw_parts(self.numbers, self.bytes) });
     }
 }
 
@@ -814,15 +765,6 @@ unsafe impl Payload for OneText {
                 let from = self.numbers.add((self.first + 7) & !7);
                 put_words(from, to.add(self.len), self.bytes - self.first);
             }
-        }
-    }
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        // SAFETY: the caller's numbers and text.
-        unsafe {
-            f(core::slice::from_raw_parts(self.numbers, self.first));
-            f(core::slice::from_raw_parts(self.p, self.len));
-            let from = self.numbers.add((self.first + 7) & !7);
-            f(core::slice::from_raw_parts(from, self.bytes - self.first));
         }
     }
 }
@@ -1322,19 +1264,19 @@ mod tests {
                         [] => {
                             let some = Numbers { numbers, bytes };
                             // SAFETY: the same.
-                            (stored(&|to| unsafe { some.put(to) }), gathered(&some))
+                            stored(&|to| unsafe { some.put(to) })
                         }
                         [t] => {
                             let one = OneText { numbers, bytes, first: t.at as usize, p: t.p, len: size };
                             // SAFETY: the same.
-                            (stored(&|to| unsafe { one.put(to) }), gathered(&one))
+                            stored(&|to| unsafe { one.put(to) })
                         }
-                        _ => (a.clone(), a.clone()),
+                        _ => a.clone(),
                     };
-                    assert!(a == c.0 && a == c.1, "{types:?} {size}");
+                    assert!(a == c, "{types:?} {size}");
                     // SAFETY: the same.
                     let b = stored(&|to| unsafe { captured.put(to) });
-                    assert!(a == b && a == gathered(&packed) && a == gathered(&captured), "{types:?} {size}");
+                    assert!(a == b, "{types:?} {size}");
                     checked += 1;
                 }
             }
@@ -1369,11 +1311,5 @@ mod tests {
         ] {
             assert_eq!(word(fmt, types), quick::NONE, "{fmt:?}");
         }
-    }
-
-    fn gathered(p: &impl Payload) -> Vec<u8> {
-        let mut all = Vec::new();
-        p.pieces(&mut |p| all.extend_from_slice(p));
-        all
     }
 }

@@ -19,6 +19,7 @@ use crate::sys::{Errno, Fd, FileId, FixedPath, Map, time};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// As what a process opens a channel.
@@ -368,9 +369,13 @@ fn open_ctl(paths: &ChannelPaths, role: Role, create: bool) -> Result<Map> {
     Ok(map)
 }
 
+fn read_at(at: &Path, fd: &Fd, to: &mut [u8], offset: u64) -> Result<usize> {
+    file::read_at(fd.raw(), to, offset).map_err(|e| widen(at, e))
+}
+
 /// Reads a file's head with pread: a mapping could fault, and would be charged for pages that are not there.
 fn read_head(at: &Path, fd: &Fd, st: &Stat, head: &mut [u8], at_least: u64) -> Result<()> {
-    let n = file::read_at(fd.raw(), head, 0).map_err(|e| widen(at, e))?;
+    let n = read_at(at, fd, head, 0)?;
     if st.size < at_least || n < head.len() {
         return Err(bad(at, format_args!("is cut short: {} bytes, {at_least} at least", st.size)));
     }
@@ -444,7 +449,8 @@ pub struct RingView {
     ack_id: FileId,
     spill: Fd,
     spill_id: FileId,
-    punch: Option<Fd>,
+    spill_granules: u64,
+    punch: OnceLock<Fd>,
 }
 
 impl RingView {
@@ -500,6 +506,16 @@ impl RingView {
         if told != spill::HEADER {
             return Err(bad(&at, format_args!("says that its header has {told} bytes")));
         }
+        let mut granules = [0; 8];
+        read_at(&at, &spill_fd, &mut granules, spill::GRANULES)?;
+        let spill_granules = u64::from_le_bytes(granules);
+        if !spill::valid(spill_granules) {
+            return Err(bad(&at, format_args!("says that it has {spill_granules} granules")));
+        }
+        let expected = spill::file_len(spill_granules);
+        if st.size < expected {
+            return Err(bad(&at, format_args!("is cut short: {} bytes of {expected}", st.size)));
+        }
         Ok(RingView {
             stem,
             identity,
@@ -513,7 +529,8 @@ impl RingView {
             ack_id,
             spill: spill_fd,
             spill_id: st.id,
-            punch: None,
+            spill_granules,
+            punch: OnceLock::new(),
         })
     }
 
@@ -546,26 +563,31 @@ impl RingView {
         self.spill.raw()
     }
 
+    /// Granules of the spill; checked.
+    pub fn spill_granules(&self) -> u64 {
+        self.spill_granules
+    }
+
     /// Size and allocated bytes of the spill now.
     pub fn spill_stat(&self) -> Result<Stat> {
         file::fstat(self.spill.raw()).map_err(|e| widen(&self.path(Kind::Spill), e))
     }
 
     /// Gives a part of the spill back, never of its header; bounded by the caller (1 MiB).
-    pub fn punch_spill(&mut self, at: u64, len: u64) -> Result<()> {
+    pub fn punch_spill(&self, at: u64, len: u64) -> Result<()> {
         let path = self.path(Kind::Spill);
         if at < spill::HEADER {
             return Err(Error::new(Code::BadValue, format!("{}: its header stays", path.display())));
         }
-        if self.punch.is_none() {
+        if self.punch.get().is_none() {
             let name = self.paths.file(self.stem, Kind::Spill).map_err(|e| widen(&path, e))?;
             let (fd, st) = file::open_foreign(&name, Access::Write).map_err(|e| widen(&path, e))?;
             if st.id != self.spill_id {
                 return Err(bad(&path, "is another file now than when it was opened"));
             }
-            self.punch = Some(fd);
+            let _ = self.punch.set(fd);
         }
-        match &self.punch {
+        match self.punch.get() {
             Some(fd) => file::punch_hole(fd.raw(), at, len).map_err(|e| widen(&path, e)),
             None => Ok(()),
         }

@@ -19,6 +19,8 @@ pub struct ProducerSpec {
     pub geometry: Geometry,
     /// How its timestamps are to be read.
     pub clock: ClockFacts,
+    /// Granules of its spill; fewer where RLIMIT_FSIZE, the file system or the address space ask for it.
+    pub spill_granules: u64,
 }
 
 /// What a producer has when it is attached.
@@ -35,7 +37,11 @@ pub struct ProducerFiles {
     pub ack: Map,
     /// O_RDONLY on `P.ring`: what a forked child needs to see it privately, and to copy its sites.
     pub ring_fd: Fd,
-    /// O_APPEND on `P.spill`, whose size is [`spill::HEADER`] now.
+    /// `P.spill`, of which nothing is open yet ([`Map::reserve`]). None: this process cannot spill.
+    pub spill_map: Option<Map>,
+    /// Its granules.
+    pub spill_granules: u64,
+    /// `P.spill`, to be asked for its blocks; nothing else needs it.
     pub spill: Fd,
     /// Which file `spill` has to be: the program may close and reuse any number.
     pub spill_id: FileId,
@@ -136,11 +142,22 @@ pub fn create_producer(paths: &ChannelPaths, spec: &ProducerSpec) -> Result<Prod
     let mut made = Made { bits: 0, published: false };
     let files = (|| {
         let ack = make_ack(paths, &who, &geometry, &mut made).map_err(at(Step::Ack))?;
-        let (spill, spill_id) = make_spill(paths, &who, &mut made).map_err(at(Step::Spill))?;
+        let s = make_spill(paths, &who, spec.spill_granules, &mut made).map_err(at(Step::Spill))?;
         let (ring, ring_fd, ring_id) =
             make_ring(paths, &who, &geometry, &spec.clock, &mut made).map_err(at(Step::Ring))?;
         made.published = true;
-        Ok(ProducerFiles { stem: who.stem(), geometry, ring, ack, ring_fd, spill, spill_id, ring_id })
+        Ok(ProducerFiles {
+            stem: who.stem(),
+            geometry,
+            ring,
+            ack,
+            ring_fd,
+            spill_map: s.map,
+            spill_granules: s.granules,
+            spill: s.fd,
+            spill_id: s.id,
+            ring_id,
+        })
     })();
     if !made.published {
         undo(paths, &who, made.bits);
@@ -225,15 +242,44 @@ fn make_ack(paths: &ChannelPaths, who: &Identity, g: &Geometry, made: &mut Made)
 }
 
 #[inline(never)]
-fn make_spill(paths: &ChannelPaths, who: &Identity, made: &mut Made) -> Result<(Fd, FileId), Errno> {
+fn make_spill(paths: &ChannelPaths, who: &Identity, wanted: u64, made: &mut Made) -> Result<Spill, Errno> {
     let (fd, temp) = create(paths, who, Kind::Spill, made)?;
     file::allocate(fd.raw(), 0, spill::HEADER)?;
+    // What the program may have of addresses is meant for the program.
+    let room = file::rlimit(libc::RLIMIT_AS) / 8;
+    let reserve = |granules| {
+        let len = spill::file_len(granules);
+        if len > room {
+            return Err(Errno(libc::ENOMEM));
+        }
+        file::set_len(fd.raw(), len)?;
+        Map::reserve(fd.raw(), len)
+    };
+    let (mut granules, mut map) = (wanted, None);
+    while spill::valid(granules) && granules > 0 {
+        map = reserve(granules).ok();
+        if map.is_some() {
+            break;
+        }
+        granules /= 2;
+    }
+    if map.is_none() {
+        granules = 0;
+        file::set_len(fd.raw(), spill::HEADER)?;
+    }
+    file::write_all_at(fd.raw(), &granules.to_le_bytes(), spill::GRANULES)?;
     file::write_all_at(fd.raw(), &who.encode(Kind::Spill.magic(), spill::HEADER), 0)?;
-    file::set_append(fd.raw())?;
     let id = file::fstat(fd.raw())?.id;
     let fd = file::dup_high(fd);
     name(paths, who, Kind::Spill, &temp, made)?;
-    Ok((fd, id))
+    Ok(Spill { fd, id, map, granules })
+}
+
+struct Spill {
+    fd: Fd,
+    id: FileId,
+    map: Option<Map>,
+    granules: u64,
 }
 
 #[inline(never)]

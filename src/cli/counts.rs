@@ -5,7 +5,6 @@ use spillring::channel::{Dead, RingView};
 use spillring::lane::shared;
 use spillring::lane::thread::written_count;
 use spillring::layout::ring::{GRANULE, Geometry, MAX_GRANULES, ack, lane, slot, word};
-use spillring::layout::spill;
 use spillring::ringview::View;
 use spillring::sync::Ordering::Acquire;
 use spillring::sys::process::Facts;
@@ -96,7 +95,7 @@ struct Acked {
     shared_released: u64,
     skipped: u64,
     spill_count: u64,
-    spill_released: u64,
+    spill_delivered: u64,
     reported: u64,
 }
 
@@ -109,7 +108,7 @@ fn acked(view: &View, g: &Geometry) -> Acked {
         shared_released: a(ack::SHARED_RELEASED),
         skipped: a(ack::SHARED_SKIPPED),
         spill_count: a(ack::SPILL_COUNT),
-        spill_released: a(ack::SPILL_RELEASED),
+        spill_delivered: a(ack::SPILL_DELIVERED),
         reported: a(ack::LOST_REPORTED),
     }
 }
@@ -152,7 +151,8 @@ pub fn read(files: RingView, me: &Facts) -> Producer {
     let p = |at| view.load(at);
     let tail = p(word::SHARED_TAIL);
     rows.push(shared_row(tail, &acked));
-    rows.push(spill_row(p(word::DOORBELL), p(word::THREADS) + p(word::NESTED), p(word::SPILL_SIZE), &acked));
+    let spill = shared::position(p(word::SPILL_TAIL));
+    rows.push(spill_row(p(word::SPILLED), p(word::THREADS) + p(word::NESTED), spill, &acked));
     let (lost, suppressed) = (p(word::LOST), p(word::SUPPRESSED));
     rows.push(
         Row {
@@ -200,17 +200,17 @@ fn shared_row(tail: u64, acked: &Acked) -> Row {
     }
 }
 
-/// The spill counts frames whose call rang the bell after its append. A frame may be delivered before its
-/// bell, and for good without one if its writer was killed in between: at most one a thread, and one for
-/// each call that interrupted another (`most_unrung`).
-fn spill_row(bell: u64, most_unrung: u64, size: u64, acked: &Acked) -> Row {
-    let unrung = acked.spill_count.saturating_sub(bell);
-    let written = if unrung <= most_unrung { bell.max(acked.spill_count) } else { bell };
+/// The spill counts records that were committed, right after. One may be delivered before it is counted, and for
+/// good without that if its writer was killed in between: at most one a thread, and one for each call that
+/// interrupted another (`most_uncounted`).
+fn spill_row(counted: u64, most_uncounted: u64, tail: u64, acked: &Acked) -> Row {
+    let uncounted = acked.spill_count.saturating_sub(counted);
+    let written = if uncounted <= most_uncounted { counted.max(acked.spill_count) } else { counted };
     Row {
         name: "spill".into(),
         written,
         delivered: acked.spill_count,
-        pending_bytes: size.saturating_sub(acked.spill_released.max(spill::HEADER)),
+        pending_bytes: tail.saturating_sub(acked.spill_delivered).saturating_mul(GRANULE),
         ..Row::default()
     }
     .balance()
@@ -227,7 +227,7 @@ mod tests {
             shared_released: 0,
             skipped,
             spill_count: spill,
-            spill_released: 0,
+            spill_delivered: 0,
             reported: 0,
         }
     }

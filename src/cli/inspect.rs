@@ -150,7 +150,7 @@ fn producer(channel: &Channel, stem: Stem, text: &mut Vec<u8>) -> Result<()> {
     }
     let st = view.spill_stat()?;
     line!("{}", view.path(Kind::Spill).display());
-    line!("  {} bytes, {} of them allocated", st.size, st.allocated);
+    line!("  {} granules; {} bytes, {} of them allocated", view.spill_granules(), st.size, st.allocated);
     Ok(())
 }
 

@@ -39,7 +39,7 @@ use std::time::Duration;
 const BATCH: usize = 1 << 20;
 /// Bytes that wait in memory; above, rings are not read until the journal has taken some.
 const QUEUED: usize = 16 << 20;
-/// Bytes of spill frames parsed in one look at a ring.
+/// Bytes of a spill read in one look at a ring.
 const PARSE: u64 = 1 << 20;
 /// Bytes taken from one lane in a pass: the processor's cache holds them together with what is made of them.
 const LANE_TAKE: u64 = 256 << 10;
@@ -49,7 +49,7 @@ const TICK_NS: u64 = 5_000;
 /// How often a drain that sleeps makes a whole pass although no call moved anything, at least.
 const WHOLE_NS: u64 = 500_000_000;
 const RETRY_NS: u64 = 100_000_000;
-/// Bytes given back by one punch: it holds the inode lock that appends need (0.2 to 0.6 ms).
+/// Bytes given back by one punch: it holds the inode lock that growing needs (0.2 to 0.6 ms).
 const PUNCH: u64 = 1 << 20;
 
 /// What a drain needs to know.
@@ -451,14 +451,14 @@ impl Drain {
             let found = r.pass(&mut self.log, &now, limits);
             queued += r.state.queued;
             *read += found.records;
-            more |= found.seen.truncated || found.seen.lanes_cut;
+            more |= found.seen.truncated && !found.seen.clogged || found.seen.lanes_cut;
             if let Some(errno) = found.seen.unreadable {
                 let (path, e) = (r.view.files.path(Kind::Spill), sys::Errno(errno));
                 unreadable.push(format!("{}: {e}. Its producer waits; it is tried again", path.display()));
             }
             r.unmarked_losses(&mut self.log, &now, all || r.dead || found.flush.is_some());
             r.skip_gone(&self.me, mono);
-            r.missing_frames(&mut self.log, &now);
+            r.missing_spilled(&mut self.log, &now);
             r.passed = was_dead;
             if !r.dead && r.quarantined.is_none() && (all || r.probe.due(mono)) {
                 // Only from the next pass on: that is the one more full pass after death.
@@ -575,7 +575,7 @@ impl Drain {
     fn settle(&mut self, utc: i64, mono: u64) -> Result<()> {
         for r in &mut self.rings {
             r.publish_flush();
-            r.punch(PUNCH, !self.may_punch, mono, self.half_quota);
+            r.punch(!self.may_punch, mono, self.half_quota);
             r.state.prune(utc, mono, &mut self.log);
         }
         if let Err(e) = self.log.journal.tick(utc) {
@@ -725,7 +725,7 @@ fn words(rings: &[Ring]) -> Vec<(&AtomicU64, u64)> {
     for r in rings.iter().filter(|r| r.quarantined.is_none()) {
         let (files, used) = (&r.view.files, r.view.load(word::LANES_USED));
         all.extend([
-            (files.word(word::DOORBELL), r.bell_seen()),
+            (files.word(word::SPILL_TAIL), r.spill_seen()),
             (files.word(word::FLUSH), r.view.ack(ack::FLUSHED).load(Relaxed)),
             (files.word(word::SHARED_TAIL), r.shared_seen()),
             (files.word(word::LANES_USED), used),

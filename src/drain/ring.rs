@@ -5,11 +5,13 @@ use super::{BATCH, Log};
 use crate::channel::Stem;
 use crate::clock::{Calibration, Pair};
 use crate::journal::{CursorKey, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts, kind};
+use crate::lane::shared::{self, places};
 use crate::lane::thread::written_count;
-use crate::layout::ring::{ack, lane, record, slot, word};
+use crate::layout::ring::{GRANULE, ack, lane, record, slot, word};
+use crate::layout::spill;
 use crate::merge;
 use crate::record::SiteFacts;
-use crate::release::{Acks, Part, Positions, Taken as Stood};
+use crate::release::{Acks, GivenBack, Part, Positions, Taken as Stood};
 use crate::ringview::View;
 use crate::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
 use crate::sync::AtomicU64;
@@ -215,9 +217,9 @@ pub(super) struct Ring {
     /// When death is asked for.
     pub probe: Probe,
     pub quarantined: Option<String>,
-    /// Spill bytes below this were given back.
-    punched: u64,
-    /// Length of the spill, and when it had another one (monotonic ns).
+    /// What of the spill was given back.
+    given: GivenBack,
+    /// Tail of the spill, and when it had another one (monotonic ns).
     grown: (u64, u64),
     flush_due: Option<u64>,
     holes_since: Option<u64>,
@@ -256,7 +258,7 @@ pub(super) struct State {
     inline_sites: usize,
     /// No record of a ring that was there before is given an earlier time than the journal had then.
     floor: i64,
-    /// Frames that were counted as spilled and are not there.
+    /// Records that were counted as spilled and are not there.
     pub missing: u64,
     /// Bytes in the lines.
     pub queued: usize,
@@ -280,13 +282,13 @@ impl Ring {
         // `short`: records that `released` says are delivered and the journal does not have.
         let (at, short) = Positions::restore(view.lanes(), of, &view, owner);
         let seen_before = !at.lanes.is_empty() || at.shared.count + at.spill.count > 0;
-        let snapshot = at.reader(stem.nonce, view.lanes());
+        let snapshot = at.reader(view.lanes());
         let mut losses: HashMap<_, _> = at.lanes.iter().map(|(i, c)| (Some(*i), (c.reported, 0))).collect();
         losses.insert(None, (at.process.reported, 0));
         let owned = at.lanes.iter().filter(|(_, c)| c.owner != 0);
         let lane_of = owned.map(|(i, c)| (c.owner, (*i, 0))).collect();
         let clock = view.files.clock;
-        let punched = crate::layout::spill::HEADER;
+        let given = GivenBack::new(&view);
         let state = State {
             stem,
             index: 0,
@@ -318,7 +320,7 @@ impl Ring {
             passed: false,
             probe: Probe::new(),
             quarantined: None,
-            punched,
+            given,
             grown: (0, 0),
             flush_due: None,
             holes_since: None,
@@ -418,7 +420,7 @@ impl Ring {
         if them.pid_ns != me.pid_ns || them.boot_id != me.boot_id {
             return;
         }
-        for (at, s) in self.snapshot.open_holes(&self.view) {
+        for (hole, s) in self.snapshot.open_holes(&self.view) {
             if u32::from(s) >= self.view.files.geometry.slots {
                 continue;
             }
@@ -427,10 +429,12 @@ impl Ring {
             let ours = owner & slot::TAKEN != 0 && owner & slot::FOREIGN == 0 && tid != 0;
             if ours && !crate::sys::process::thread_exists(them.pid, tid) {
                 let (at_all, dirty) = (&mut self.state.at, &mut self.state.dirty);
-                self.snapshot.skip_open(&self.view, at, &mut |i| {
+                self.snapshot.skip_open(&self.view, hole, &mut |i| {
                     if let Item::Skip { source, .. } = i {
                         dirty.extend(at_all.skip(source));
-                        at_all.shared.skipped += 1;
+                        let spilled = matches!(source, Source::Spill { .. });
+                        let of = if spilled { &mut at_all.spill } else { &mut at_all.shared };
+                        of.skipped += 1;
                     }
                 });
             }
@@ -470,8 +474,8 @@ impl Ring {
     pub fn quiet(&self) -> bool {
         let seen = &self.last_found.seen;
         let settled = seen.holes == 0 && seen.waiting == 0 && seen.unreadable.is_none();
-        let given_back = self.state.at.spill.frontier & !(crate::layout::PAGE - 1) <= self.punched;
-        self.quarantined.is_some() || settled && given_back && !self.dead && self.flush_due.is_none()
+        let given_back = || self.next_to_give().is_none();
+        self.quarantined.is_some() || settled && given_back() && !self.dead && self.flush_due.is_none()
     }
 
     /// Whether its program waits for a flush.
@@ -483,36 +487,48 @@ impl Ring {
     pub fn lane_seen(&self, i: u32) -> u64 {
         self.snapshot.lanes[i as usize].at
     }
-    /// The doorbell under which the spill was parsed to its end.
-    pub fn bell_seen(&self) -> u64 {
-        self.snapshot.bell().unwrap_or(u64::MAX)
+    /// The spill's tail word as of the last pass.
+    pub fn spill_seen(&self) -> u64 {
+        self.last_found.seen.spill_tail
     }
     /// The shared lane's tail word as of the last pass.
     pub fn shared_seen(&self) -> u64 {
         self.last_found.seen.shared_tail
     }
 
-    /// Gives spill space back below the lowest gap, at most `most` bytes. It holds the inode lock that
-    /// appends need; `quiet`: this thread may be preempted for long while it does, so it waits until the
-    /// spill has not grown for a second or takes half of what it may.
-    pub fn punch(&mut self, most: u64, quiet: bool, mono: u64, half_quota: u64) {
-        let end = self.state.at.spill.frontier & !(crate::layout::PAGE - 1);
-        if end <= self.punched {
-            return;
+    fn next_to_give(&self) -> Option<(u64, u64)> {
+        let size = self.view.spill_granules();
+        if size == 0 {
+            return None;
         }
-        let Ok(st) = self.view.files.spill_stat() else { return };
-        if st.size != self.grown.0 {
-            self.grown = (st.size, mono);
+        self.given.next(&self.state.at.spill, spill::UNIT, super::PUNCH / GRANULE, size)
+    }
+
+    /// Gives spill space back, at most [`PUNCH`](super::PUNCH) bytes. It holds the inode lock that growing needs;
+    /// `quiet`: this thread may be preempted for long while it does, so it waits until the spill has not grown for
+    /// a second or takes half of what it may.
+    pub fn punch(&mut self, quiet: bool, mono: u64, half_quota: u64) {
+        let Some((from, to)) = self.next_to_give() else { return };
+        let tail = shared::position(self.view.spill_tail());
+        if tail != self.grown.0 {
+            self.grown = (tail, mono);
         }
+        let (size, len) = (self.view.spill_granules(), (to - from) * GRANULE);
         let still = mono.saturating_sub(self.grown.1) > 1_000_000_000;
-        let urgent = st.allocated > half_quota;
-        if !(still || urgent || !quiet && end - self.punched >= most.min(half_quota / 4)) {
-            return;
+        let much = len >= super::PUNCH.min(half_quota / 4) || to - from >= size / 4;
+        if !(still || !quiet && much) {
+            let Ok(st) = self.view.files.spill_stat() else { return };
+            if st.allocated <= half_quota {
+                return;
+            }
         }
-        let len = (end - self.punched).min(most);
-        // A file that cannot be punched only keeps its space.
-        let _ = self.view.files.punch_spill(self.punched, len);
-        self.punched += len;
+        let view = &self.view;
+        self.given.give((from, to), view, |from, to| {
+            for (i, n) in places(from, to, size) {
+                let _ = view.files.punch_spill(spill::commit_word(i), n * 8);
+                let _ = view.files.punch_spill(spill::granule(size, i), n * GRANULE);
+            }
+        });
     }
 
     /// Written, delivered and lost, of a ring that is finished.
@@ -530,13 +546,13 @@ impl Ring {
         (written.saturating_add(slow).saturating_add(told), delivered, lost)
     }
 
-    /// Of a dead ring that was read to its end: frames whose calls had returned (each rang the doorbell
-    /// after its append) and that are not there. There are none unless somebody damaged the file; they
+    /// Of a dead ring that was read to its end: records in the spill whose calls had returned (each counted it
+    /// after its commit) and that are not there. There are none unless somebody damaged the file; they
     /// are told as lost.
-    pub fn missing_frames(&mut self, log: &mut Log, now: &Now<'_>) {
-        let rung = self.view.load(word::DOORBELL);
+    pub fn missing_spilled(&mut self, log: &mut Log, now: &Now<'_>) {
+        let counted = self.view.load(word::SPILLED);
         if self.passed && self.snapshot.drained(&self.view) && self.state.empty() {
-            let missing = rung.saturating_sub(self.state.at.spill.count);
+            let missing = counted.saturating_sub(self.state.at.spill.count);
             if missing > self.state.missing {
                 let count = missing - self.state.missing;
                 self.state.missing = missing;

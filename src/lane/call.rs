@@ -4,8 +4,8 @@
 //! # The order of a thread's slow records
 //!
 //! A record in the shared lane stands at the position `p` that its call claimed (behind a PAD, if there is
-//! one); one in the spill carries `S`, the position of the shared lane's tail, loaded in its call, and `c`, a
-//! process-wide counter that only calls which spill count up, by LOCK xadd. Their order is that of the
+//! one); one in the spill carries `S`, the position of the shared lane's tail, loaded in its call before it
+//! claims, and stands at the position `c` that it claimed there. Their order is that of the
 //! triples `(p, 1, 0)` and `(S, 0, c)` ([`super::Order`]). If call A returned before call B of the same
 //! thread began, A stands before B:
 //!
@@ -18,17 +18,17 @@
 //!
 //! One thread's accesses to one word never see it go back, whatever their ordering, and the tail only grows;
 //! so all of this holds with relaxed loads, and in a closed lane, whose tail stands still. No two records
-//! have the same triple: positions are claimed once, `c` is counted once. A nested call is concurrent with
+//! have the same triple: positions are claimed once. A nested call is concurrent with
 //! the one it interrupted, which may get its place before or after it; either is an order. What begins after
 //! both stands behind both, and what returned before both, before them: the table looks at two calls at a
 //! time. `t` follows: with A before B its lane's tail grew or stood still, and it stands still while `busy`
 //! is set, so for calls that are nested in each other it is the same.
 //!
 //! More is needed where [`crate::snapshot`] cuts: a call that begins after R has got its place stands behind
-//! R. That is the same table: R's claim, or both of R's loads, lie before it.
+//! R. That is the same table: R's claim, and its load before that, lie before it.
 
-use super::{Record, SharedLane, SlowKey, SpillKey, ThreadLane, shared};
-use crate::layout::ring::slow::NO_LANE;
+use super::{Record, Refused, SharedLane, SlowKey, SpillKey, ThreadLane, shared};
+use crate::layout::ring::{MAX_RECORD, slow::NO_LANE};
 use crate::sync::{Bytes, Ordering::*, Word};
 
 /// What one thread and its handlers see.
@@ -46,19 +46,8 @@ pub trait Local: Clone {
     fn fence(&self);
 }
 
-/// How an append to the spill went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Append {
-    /// The whole frame is in the file.
-    Whole,
-    /// A part of it is.
-    Short,
-    /// Nothing is: no space, policy, limit, no descriptor of ours.
-    Refused,
-}
-
 /// Everything a log call touches.
-pub trait Env<R>: Local {
+pub trait Env: Local {
     /// Shared words.
     type W: Word;
     /// Shared payload bytes.
@@ -76,20 +65,15 @@ pub trait Env<R>: Local {
     fn slot(&self) -> u16;
     /// The shared lane.
     fn shared(&self) -> SharedLane<'_, Self::W, Self::B>;
-    /// The counter of calls that spill.
-    fn aux(&self) -> &Self::W;
-    /// The doorbell of the spill.
-    fn doorbell(&self) -> &Self::W;
-    /// Logical size of the spill that is reserved.
-    fn spill_size(&self) -> &Self::W;
+    /// The spill; None: nothing may spill here.
+    fn spill(&self) -> Option<SharedLane<'_, Self::W, Self::B>>;
+    /// Has the spill backed up to this position ([`SharedLane::back`]). False: there is no memory for it, or no
+    /// more is allowed. The only place of a call that enters the kernel.
+    fn back_spill(&self, end: u64) -> bool;
+    /// Called when a call has committed its record in the spill.
+    fn count_spilled(&self);
     /// Loss of threads without a lane.
     fn process_lost(&self) -> &Self::W;
-    /// Bytes that a frame of this record takes in the spill.
-    fn frame_len(&self, r: &R) -> u64;
-    /// Largest logical size the spill may have (quota, RLIMIT_FSIZE).
-    fn spill_limit(&self) -> u64;
-    /// One append of one frame; the only place of a call that enters the kernel.
-    fn append(&self, key: SpillKey, r: &R) -> Append;
     /// Policy `block`: waits until the drain has moved on. False at once where waiting is not asked
     /// for, not allowed (nested, the drain's own threads), or the time is over.
     fn wait_for_room(&self) -> bool;
@@ -112,10 +96,10 @@ pub enum Outcome {
     NoRing,
 }
 
-/// One log call. Async-signal-safe; bounded steps; enters the kernel only in [`Env::append`] (and
+/// One log call. Async-signal-safe; bounded steps; enters the kernel only in [`Env::back_spill`] (and
 /// in [`Env::renew`] on a thread's first call, and where waiting was asked for).
 #[inline(always)]
-pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
+pub fn log<R: Record<E::B> + Clone, E: Env>(env: &E, r: &R) -> Outcome {
     if env.busy() {
         // By value, here and below: a reference that reaches a cold function would keep everything that
         // the hot path has in registers in memory. And last: what comes back from a cold function to the
@@ -145,7 +129,7 @@ pub fn log<R: Record<E::B> + Clone, E: Env<R>>(env: &E, r: &R) -> Outcome {
 /// that is aborted at once: `busy` was set and is clear again, no other word was stored.) No function is called here, so
 /// that its caller has less to save.
 #[inline(always)]
-pub fn log_usual<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> bool {
+pub fn log_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> bool {
     if env.busy() {
         return false;
     }
@@ -162,7 +146,7 @@ pub fn log_usual<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> bool {
 /// the parent's business.
 #[cold]
 #[inline(never)]
-fn unusual<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R, stale: bool) -> Outcome {
+fn unusual<R: Record<E::B> + Clone, E: Env>(env: E, r: R, stale: bool) -> Outcome {
     let out = if stale && !env.renew(false) {
         Outcome::NoRing
     } else {
@@ -179,7 +163,7 @@ fn unusual<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R, stale: bool) -> Out
 
 #[cold]
 #[inline(never)]
-fn nested<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
+fn nested<R: Record<E::B> + Clone, E: Env>(env: E, r: R) -> Outcome {
     env.fence();
     // Also here, after `busy` was found set: a child that was forked by a handler inside a call.
     if env.stale() && !env.renew(true) {
@@ -192,7 +176,7 @@ fn nested<R: Record<E::B> + Clone, E: Env<R>>(env: E, r: R) -> Outcome {
 }
 
 /// The lane would not take it, and the call is not nested.
-fn outside<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
+fn outside<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
     if let Some(lane) = env.lane()
         && r.size() <= lane.capacity / 4
     {
@@ -206,7 +190,7 @@ fn outside<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
 }
 
 /// Shared lane, else spill, else counted. `busy` is set (by this call or by the one below it).
-fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
+fn slow<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
     let lane = env.lane();
     // The lane's tail stands still while `busy` is set, so `t` says where between the lane's records
     // this one belongs.
@@ -217,7 +201,7 @@ fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
     // Read within the call: it has what every call before it lost, and nothing of those after it. (Only its
     // growth means something: a nested call that was lost may be told by a record before this one.)
     let key = SlowKey { thread: env.thread(), t, lost: lost.load(Relaxed) };
-    if env.shared().write(env.slot(), key, r) {
+    if env.shared().write(env.slot(), &key.to_bytes(), r).is_ok() {
         return Outcome::Shared;
     }
     if spill(env, key, r) {
@@ -231,32 +215,23 @@ fn slow<R: Record<E::B>, E: Env<R>>(env: &E, r: &R) -> Outcome {
     Outcome::Lost
 }
 
-/// One frame into the spill file. The shared lane did not take the record, and will not.
-fn spill<R: Record<E::B>, E: Env<R>>(env: &E, slow: SlowKey, r: &R) -> bool {
+/// How often a call has the spill backed for its record: other threads may take what it has backed.
+const GROWTHS: u32 = 64;
+
+/// Into the spill. The shared lane did not take the record, and will not.
+fn spill<R: Record<E::B>, E: Env>(env: &E, slow: SlowKey, r: &R) -> bool {
+    // Before the claim.
     let at = shared::position(env.shared().tail.load(Relaxed));
-    let key = SpillKey { slow, at, aux: env.aux().fetch_add(1, Relaxed) + 1 };
-    let n = env.frame_len(r);
-    // Twice at most: after a short write the whole frame again (same key: the drain drops a double).
-    for _ in 0..2 {
-        // Reserved by one xadd before the append: check-then-append by several threads crosses
-        // RLIMIT_FSIZE, and the signal for that kills.
-        let before = env.spill_size().fetch_add(n, Relaxed);
-        if before.saturating_add(n) > env.spill_limit() {
-            env.spill_size().fetch_add(n.wrapping_neg(), Relaxed);
-            return false;
-        }
-        match env.append(key, r) {
-            Append::Whole => {
-                // bell:AR, pairs with bell:A: the drain that sees the bell finds the frame.
-                env.doorbell().fetch_add(1, AcqRel);
+    let key = SpillKey { slow, at }.to_bytes();
+    let Some(lane) = env.spill().filter(|_| r.size() <= MAX_RECORD) else { return false };
+    for _ in 0..GROWTHS {
+        match lane.write(env.slot(), &key, r) {
+            Ok(()) => {
+                env.count_spilled();
                 return true;
             }
-            // What was written of it stays reserved: the file did grow.
-            Append::Short => {}
-            Append::Refused => {
-                env.spill_size().fetch_add(n.wrapping_neg(), Relaxed);
-                return false;
-            }
+            Err(Refused::Unbacked(end)) if env.back_spill(end) => {}
+            Err(_) => return false,
         }
     }
     false

@@ -10,8 +10,8 @@
 //! | `tail:R` / `tail:A` | owner of a thread lane | drain, observers | the record's bytes before the tail that covers them |
 //! | `claim:AR` / `claim:A` | any writer, CAS | drain, writers | nothing but the position; a claimed granule says nothing until its word does |
 //! | `word:R` / `word:A` | claimer of the granule | drain, observers | OPEN, PAD: nothing; COMMITTED: the record's bytes |
-//! | `room:R` / `room:A` | drain (`released`) | writers | the drain's copies out of the space, before a writer overwrites it |
-//! | `bell:AR` / `bell:A` | spilling writer, after its append | drain | the append (whose inode lock orders the bytes themselves) |
+//! | `room:R` / `room:A` | drain (`released`) | writers | the drain's copies out of the space (of the spill: and its hole in the file), before a writer overwrites it (or backs it) |
+//! | `back:AR` / `back:A` | whoever has backed more of the spill, CAS | writers, drain | the memory behind it, and the `released` that it was bounded by |
 //! | `flush:AR` / `flush:A` | any thread | drain, before S1 | every publication that returned before the flush was asked for |
 //! | `cal:R` / `cal:A` | drain (`CAL_SEQ` made even) | readers of the calibration | the line's words |
 //! | `odd:R` / `odd:A` | drain (a word of the line) | readers, before their second look | the odd `CAL_SEQ` that was stored before it |
@@ -26,14 +26,13 @@
 //! | lane `TAIL` | its owner | before the store | nothing is published; the bytes are overwritten by the next use of the lane |
 //! | | | after the store | the record exists |
 //! | lane `WRITTEN` | its owner, before `TAIL` | between the two | its tag disagrees with `TAIL`, so readers take the count before it |
-//! | `SHARED_TAIL` | any, CAS | after the CAS | a hole: granules without a word of their lap; skipped once the process is dead |
+//! | `SHARED_TAIL`, `SPILL_TAIL` | any, CAS | after the CAS | a hole: granules without a word of their lap; skipped once the process is dead |
 //! | commit word | the claimer | after OPEN | a hole with a name; skipped once its thread is gone |
 //! | | | after COMMITTED | the record exists |
-//! | `AUX` | any that spills, xadd | after it | a number that no frame carries; numbers are compared, never counted |
-//! | `SPILL_SIZE` | any, xadd | after it | bytes reserved and not written: the quota is that much smaller for this process |
-//! | spill file | any, append | within it | a torn frame: skipped when a valid frame follows or the owner is dead |
-//! | `DOORBELL` | any, xadd | before it | the frame is found by the pass after death; the call had not returned |
-//! | `released` | the drain | after it | the journal has it already |
+//! | `SPILL_BACKED` | any, CAS | before it | memory that nobody knows of: the next one backs it again, which costs nothing |
+//! | `SPILLED` | any, xadd | before it | a record that is delivered and not counted; the call had not returned |
+//! | `released` | the drain | after it | the journal has it already (and of the spill: the file has a hole there) |
+//! | | | before it, of the spill | a hole in the file that no writer knows of: the next drain makes it again |
 //! | `CAL_SEQ` | the drain | after it was made odd | odd, behind it any mixture of two lines: readers give up; the next drain sets it odd, writes, makes it even |
 
 pub mod calibration;
@@ -42,8 +41,10 @@ pub mod shared;
 pub mod thread;
 
 pub use call::{Env, Outcome};
-pub use shared::SharedLane;
+pub use shared::{Refused, SharedLane};
 pub use thread::ThreadLane;
+
+use crate::layout::spill;
 
 /// Something that can be written as one record into payload bytes of kind `B`.
 pub trait Record<B: ?Sized> {
@@ -87,16 +88,22 @@ pub struct Order {
     at: u64,
     /// At one position what was spilled stands first.
     shared: bool,
-    aux: u64,
+    spilled: u64,
 }
 
 impl Order {
     /// Behind all others.
-    pub const MAX: Order = Order { at: u64::MAX, shared: true, aux: u64::MAX };
+    pub const MAX: Order = Order { at: u64::MAX, shared: true, spilled: u64::MAX };
 
     /// Of a record at this position of the shared lane, in granules.
     pub fn shared(at: u64) -> Order {
-        Order { at, shared: true, aux: 0 }
+        Order { at, shared: true, spilled: 0 }
+    }
+
+    /// Of a record at position `p` of the spill, whose call found the shared lane's tail at `at`.
+    pub fn spilled(at: u64, p: u64) -> Order {
+        // Never that of nothing.
+        Order { at, shared: false, spilled: p + 1 }
     }
 }
 
@@ -107,14 +114,20 @@ pub struct SpillKey {
     pub slow: SlowKey,
     /// Position of the shared lane's tail, loaded in the call.
     pub at: u64,
-    /// Process-wide counter of the calls that spill; no two have the same.
-    pub aux: u64,
 }
 
 impl SpillKey {
-    /// Its place in the order of its thread's records.
-    pub fn order(&self) -> Order {
-        Order { at: self.at, shared: false, aux: self.aux }
+    /// Its stored form.
+    pub fn to_bytes(self) -> [u8; spill::KEY as usize] {
+        let mut b = [0; spill::KEY as usize];
+        b[spill::AT as usize..][..8].copy_from_slice(&self.at.to_le_bytes());
+        b[spill::SLOW as usize..].copy_from_slice(&self.slow.to_bytes());
+        b
+    }
+    /// From its stored form; `b` holds at least [`spill::KEY`] bytes.
+    pub fn from_bytes(b: &[u8]) -> Self {
+        let at = u64::from_le_bytes(b[spill::AT as usize..][..8].try_into().expect("8 bytes"));
+        SpillKey { slow: SlowKey::from_bytes(&b[spill::SLOW as usize..]), at }
     }
 }
 

@@ -4,13 +4,27 @@
 //! A word counts only if its lap is the lap of the position it is read for. Interior granules of a
 //! record have no word: whatever a killed writer leaves behind is read granule by granule, without
 //! knowing its extent.
+//!
+//! The spill is a second such lane, a large one over a sparse file. No granule of it is claimed before there is
+//! memory behind it: what bounds a claim is not `released` but `backed`, the position up to which somebody has
+//! backed it, and that never goes further than `released` and a lap ([`SharedLane::back`]). So no claim is ever
+//! given back, and a store to it never faults on a full file system.
 
-use super::{Record, SlowKey};
-use crate::layout::ring::{GRANULE, commit, slow};
+use super::Record;
+use crate::layout::ring::{GRANULE, commit};
+use crate::layout::spill::UNIT;
 use crate::sync::{Bytes, Ordering::*, Word};
 
 /// Compare-exchanges lost in a row before a call goes to the spill: its steps are bounded.
 pub const TRIES: u32 = 32;
+/// The same in the spill, behind which there is nothing but loss: with 64 threads in a tight loop, one call in
+/// 10^27 loses so many.
+pub const SPILL_TRIES: u32 = 4096;
+/// A spill grows by as much as it holds, but by no less and no more granules than this: 32 and 256 KiB of data.
+/// (A growth takes as long as its pages take to be cleared: 30 to 100 us for the largest.)
+pub const GROWTH: (u64, u64) = (UNIT, 8 * UNIT);
+/// What is backed ends at a multiple of so many granules: a page.
+const STEP: u64 = crate::layout::PAGE / GRANULE;
 
 /// Bits of `SHARED_TAIL` that count claims.
 pub const CLAIM_BITS: u32 = 20;
@@ -26,6 +40,9 @@ pub fn position(tail: u64) -> u64 {
 pub fn claims(tail: u64) -> u64 {
     tail & ((1 << CLAIM_BITS) - 1)
 }
+
+/// Positions beyond this do not fit a tail: the lane is closed. A petabyte.
+pub const MAX_POSITION: u64 = u64::MAX >> CLAIM_BITS;
 
 /// The word of a tail that starts at position `p`.
 pub fn tail_word(p: u64, claims: u64) -> u64 {
@@ -63,9 +80,9 @@ pub enum State {
     /// Being written by the thread in this slot.
     Open(u16),
     /// A record over so many granules.
-    Committed(u16),
+    Committed(u64),
     /// So many granules are skipped.
-    Pad(u16),
+    Pad(u64),
 }
 
 /// Reads `word` for a position in lap `lap`.
@@ -73,16 +90,25 @@ pub fn state(word: u64, lap: u64) -> State {
     if word >> 32 != lap {
         return State::None;
     }
-    let granules = (word >> 16) as u16;
+    let granules = commit::granules(word);
     match word & 3 {
-        commit::OPEN => State::Open((word >> 2) as u16 & ((1 << 14) - 1)),
+        commit::OPEN => State::Open(commit::slot(word)),
         commit::COMMITTED => State::Committed(granules),
         commit::PAD => State::Pad(granules),
         _ => State::None,
     }
 }
 
-/// The words of the shared lane, as a writer sees them.
+/// Why a lane did not take a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No room, no luck in so many races, larger than a quarter of the lane, or the laps have run out.
+    No,
+    /// It would end at this position, and the spill is not backed so far.
+    Unbacked(u64),
+}
+
+/// The words of the shared lane or of the spill, as a writer sees them.
 pub struct SharedLane<'a, W, B> {
     /// Position and claims.
     pub tail: &'a W,
@@ -92,64 +118,116 @@ pub struct SharedLane<'a, W, B> {
     pub released: &'a W,
     /// The granules.
     pub data: &'a B,
+    /// Of the spill: the position up to which there is memory behind words and granules. None: behind all of them.
+    pub backed: Option<&'a W>,
 }
 
 impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
-    /// Writes one record under its key. What orders it among its thread's records is the position that it
-    /// gets here, so nothing is counted besides. False: no room, no luck in [`TRIES`] races, larger than a
-    /// quarter of the lane, or the laps have run out.
-    pub fn write<R: Record<B>>(&self, slot: u16, key: SlowKey, r: &R) -> bool {
+    /// Writes one record under its key.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing of it is there.
+    pub fn write<R: Record<B>>(&self, slot: u16, key: &[u8], r: &R) -> Result<(), Refused> {
         let size = self.words.len() as u64;
-        let n = (slow::LEN + r.size()).div_ceil(GRANULE);
+        let n = (key.len() as u64 + r.size()).div_ceil(GRANULE);
         if n > size / 4 {
-            return false;
+            return Err(Refused::No);
         }
-        let Some(mut p) = self.claim(n) else { return false };
+        let mut p = self.claim(n)?;
         let at = index(p, size);
         if at + n > size {
             let rest = size - at;
-            let pad = commit::word(lap(p, size) as u32, rest as u16, 0, commit::PAD);
-            self.words[word_at(at, size) as usize].store(pad, Release); // word:R
+            let pad = commit::word(lap(p, size) as u32, rest, 0, commit::PAD);
+            self.word(at).store(pad, Release); // word:R
             p += rest;
         }
         let (at, l) = (index(p, size), lap(p, size) as u32);
-        let word = &self.words[word_at(at, size) as usize];
-        word.store(commit::word(l, n as u16, slot, commit::OPEN), Release); // word:R
+        let word = self.word(at);
+        word.store(commit::word(l, n, slot, commit::OPEN), Release); // word:R
         let at = at * GRANULE;
-        self.data.write(at, &key.to_bytes());
-        r.write(self.data, at + slow::LEN);
-        word.store(commit::word(l, n as u16, slot, commit::COMMITTED), Release); // word:R, pairs with word:A
-        true
+        self.data.write(at, key);
+        r.write(self.data, at + key.len() as u64);
+        word.store(commit::word(l, n, slot, commit::COMMITTED), Release); // word:R, pairs with word:A
+        Ok(())
+    }
+
+    /// The word of the granule at this index. Those of the spill lie side by side, backed with what they speak of.
+    fn word(&self, at: u64) -> &W {
+        let i = if self.backed.is_some() { at } else { word_at(at, self.words.len() as u64) };
+        &self.words[i as usize]
     }
 
     /// Claims `n` granules (and the rest of the lap before them, if a record would cross its end).
-    fn claim(&self, n: u64) -> Option<u64> {
+    fn claim(&self, n: u64) -> Result<u64, Refused> {
         let size = self.words.len() as u64;
         // Or the load takes the line from another writer for reading, and the exchange takes it again.
         self.tail.prefetch_write();
         let mut seen = self.tail.load(Acquire); // claim:A
-        for _ in 0..TRIES {
+        for _ in 0..if self.backed.is_some() { SPILL_TRIES } else { TRIES } {
             let p = position(seen);
             let to_end = size - index(p, size);
             let end = p + n + if n > to_end { to_end } else { 0 };
             // Laps have 32 bits; a position that would need more closes the lane for good.
-            if lap(end - 1, size) > u64::from(u32::MAX) {
-                return None;
+            if lap(end - 1, size) > u64::from(u32::MAX) || end > MAX_POSITION {
+                return Err(Refused::No);
             }
             // room:A, pairs with room:R. `released` may have been read after the tail moved on: then
             // the difference is small or negative (wrapped), and the exchange below fails or the
             // space is really there: `released` never passes a claimed granule.
-            let released = self.released.load(Acquire);
-            if end.saturating_sub(released) > size {
-                return None;
+            match self.backed {
+                None if end.saturating_sub(self.released.load(Acquire)) > size => return Err(Refused::No),
+                // back:A, pairs with back:AR: memory, and what whoever backed it knew to be released.
+                Some(backed) if end > backed.load(Acquire) => return Err(Refused::Unbacked(end)),
+                _ => {}
             }
             match self.tail.compare_exchange(seen, tail_word(end, claims(seen) + 1), AcqRel, Acquire) {
-                Ok(_) => return Some(p),
+                Ok(_) => return Ok(p),
                 Err(now) => seen = now,
             }
         }
-        None
+        Err(Refused::No)
     }
+
+    /// Has the spill backed up to position `end` at least. `populate` puts memory behind the positions from its
+    /// first argument up to one between its second and its third, and answers how far. False: it could not, or the
+    /// drain has not released so much. Any number of threads and handlers may do this at a time: what two of them
+    /// populate is populated once, and one that was paused publishes nothing that is not further than what there is.
+    pub fn back(&self, end: u64, populate: impl FnOnce(u64, u64, u64) -> Option<u64>) -> bool {
+        let Some(word) = self.backed else { return false };
+        let mut backed = word.load(Acquire);
+        if end <= backed {
+            return true;
+        }
+        // room:A, pairs with room:R: the drain has given the place back before; it never does so again for
+        // positions below, so what is backed now stays.
+        let released = self.released.load(Acquire);
+        let most = released.saturating_add(self.words.len() as u64);
+        // What was seen of `backed` may be older than that.
+        let from = backed.max(released);
+        if end <= from || end > most {
+            return end <= from;
+        }
+        let growth = (from - released).clamp(GROWTH.0, GROWTH.1);
+        let far = end.max(from + growth).next_multiple_of(STEP).min(most);
+        let Some(to) = populate(from, end, far) else { return false };
+        for _ in 0..TRIES {
+            if backed >= to {
+                break;
+            }
+            // Only after the memory is there. back:AR, pairs with back:A
+            match word.compare_exchange(backed, to, AcqRel, Acquire) {
+                Ok(_) => break,
+                Err(now) => backed = now,
+            }
+        }
+        true
+    }
+}
+
+/// The places of positions `[from, to)` in a lane of so many granules: index and number of granules, once or twice.
+pub fn places(from: u64, to: u64, granules: u64) -> impl Iterator<Item = (u64, u64)> {
+    let first = (granules - from % granules).min(to - from);
+    [(from % granules, first), (0, to - from - first)].into_iter().filter(|p| p.1 > 0)
 }
 
 #[cfg(test)]

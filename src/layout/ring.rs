@@ -70,16 +70,16 @@ pub const PROCESS: u64 = PAGE;
 pub mod word {
     use super::{PROCESS, SPREAD};
     super::fields! { "process words":
-        /// Counter behind the keys of the spill: LOCK xadd.
-        AUX @ PROCESS, 8;
+        /// Records that were committed in the spill: LOCK xadd. Counts, and orders nothing.
+        SPILLED @ PROCESS, 8;
         /// Tail of the shared lane: position in granules (44 bits) and claims so far (low 20 bits).
         SHARED_TAIL @ PROCESS + SPREAD, 8;
-        /// Frames whose append has returned: LOCK add.
-        DOORBELL @ PROCESS + 2 * SPREAD, 8;
+        /// Tail of the spill, like `SHARED_TAIL`.
+        SPILL_TAIL @ PROCESS + 2 * SPREAD, 8;
         /// Flushes asked for: LOCK xadd.
         FLUSH @ PROCESS + 3 * SPREAD, 8;
-        /// Logical spill size reserved, in bytes: LOCK xadd.
-        SPILL_SIZE @ PROCESS + 4 * SPREAD, 8;
+        /// Position up to which the spill's granules and their words have memory behind them; it only grows.
+        SPILL_BACKED @ PROCESS + 4 * SPREAD, 8;
         /// Thread numbers given so far: LOCK xadd; the first is 1.
         THREADS @ PROCESS + 5 * SPREAD, 8;
         /// Records lost by threads without a lane, cumulative.
@@ -149,7 +149,7 @@ pub mod slot {
     pub const FOREIGN: u64 = 2;
 }
 
-/// Commit words (see `lane/shared.rs`): `lap:32 | granules:16 | slot:14 | state:2`.
+/// Commit words (see `lane/shared.rs`): `lap:32 | granules:19 | slot:11 | state:2`.
 pub mod commit {
     /// Claimed, its record is being written.
     pub const OPEN: u64 = 1;
@@ -158,14 +158,24 @@ pub mod commit {
     /// The rest of the lap, skipped.
     pub const PAD: u64 = 3;
     /// The word of one granule.
-    pub const fn word(lap: u32, granules: u16, slot: u16, state: u64) -> u64 {
-        (lap as u64) << 32 | (granules as u64) << 16 | (slot as u64) << 2 | state
+    pub const fn word(lap: u32, granules: u64, slot: u16, state: u64) -> u64 {
+        (lap as u64) << 32 | granules << 13 | (slot as u64) << 2 | state
     }
+    /// The granules that a word speaks of.
+    pub const fn granules(word: u64) -> u64 {
+        word >> 13 & MAX_GRANULES
+    }
+    /// The slot in a word.
+    pub const fn slot(word: u64) -> u16 {
+        (word >> 2) as u16 & super::NO_SLOT
+    }
+    /// Most granules that a word can speak of.
+    pub const MAX_GRANULES: u64 = (1 << 19) - 1;
 }
 /// Bytes of a granule.
 pub const GRANULE: u64 = 64;
 /// Slot number in an OPEN word of a thread that has none.
-pub const NO_SLOT: u16 = (1 << 14) - 1;
+pub const NO_SLOT: u16 = (1 << 11) - 1;
 
 /// Limit: lanes a process.
 pub const MAX_LANES: u32 = 256;
@@ -183,7 +193,8 @@ pub const ARENA: u64 = 128 << 10;
 pub const MAX_RECORD: u64 = 16 << 20;
 
 const _: () = assert!(MAX_SLOTS < NO_SLOT as u32);
-const _: () = assert!(MAX_GRANULES <= 1 << 15); // granules of a word: 16 bits
+const _: () = assert!(MAX_GRANULES as u64 <= commit::MAX_GRANULES);
+const _: () = assert!((super::spill::KEY + MAX_RECORD).div_ceil(GRANULE) <= commit::MAX_GRANULES);
 const _: () = assert!(word::TABLE[word::TABLE.len() - 1].offset + 8 <= LANE_HEADERS);
 
 /// Where the parts of a ring file lie.
@@ -260,14 +271,16 @@ pub mod ack {
         SHARED_RELEASED @ 192, 8;
         /// Shared lane: records delivered.
         SHARED_COUNT @ 200, 8;
-        /// Spill: bytes below which every frame is resolved.
+        /// Spill: position below which its space was given back: the writers may back and write it anew.
         SPILL_RELEASED @ 208, 8;
-        /// Spill: frames delivered.
+        /// Spill: records delivered.
         SPILL_COUNT @ 216, 8;
         /// Shared lane: holes skipped because their writer is gone.
         SHARED_SKIPPED @ 224, 8;
         /// Loss of threads without a lane that is in the journal.
         LOST_REPORTED @ 232, 8;
+        /// Spill: position below which everything is delivered.
+        SPILL_DELIVERED @ 240, 8;
     }
     /// Start of the lanes' words.
     pub const LANES: u64 = 4096;

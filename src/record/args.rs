@@ -20,8 +20,6 @@ pub trait Arg: Copy + sealed::Sealed {
     /// # Safety
     /// `dst` is valid for writes of [`encoded_len`](Arg::encoded_len) bytes.
     unsafe fn put(&self, dst: *mut u8) -> *mut u8;
-    /// The same bytes in pieces, without a place to put them: what a spill is gathered from.
-    fn pieces(&self, f: &mut dyn FnMut(&[u8]));
 }
 
 /// What may stand as an argument of a log call.
@@ -74,11 +72,6 @@ macro_rules! scalar {
                     dst.add(size_of::<$t>())
                 }
             }
-            fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-                let $v = *self;
-                let bytes: [u8; size_of::<$t>()] = $bytes;
-                f(&bytes);
-            }
         }
         impl Capture for $t {
             type Raw<'a> = $t;
@@ -129,10 +122,6 @@ impl Arg for &str {
             to.add(len)
         }
     }
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        f(&(self.len() as u32).to_le_bytes());
-        f(self.as_bytes());
-    }
 }
 
 /// A string's bytes, where nobody has checked that they are text, or they are none (dynamic fields).
@@ -153,10 +142,6 @@ impl Arg for &[u8] {
             core::ptr::copy_nonoverlapping(self.as_ptr(), to, self.len());
             to.add(self.len())
         }
-    }
-    fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        f(&(self.len() as u32).to_le_bytes());
-        f(self);
     }
 }
 
@@ -212,8 +197,6 @@ pub trait Args: Copy + sealed::Sealed {
     /// # Safety
     /// `dst` is valid for writes of [`encoded_len`](Args::encoded_len) bytes.
     unsafe fn put(&self, dst: *mut u8) -> *mut u8;
-    /// The payload in pieces. Async-signal-safe.
-    fn pieces(&self, f: &mut dyn FnMut(&[u8]));
 }
 
 const fn signature(types: &[u8]) -> u64 {
@@ -248,10 +231,6 @@ macro_rules! tuples {
                 // the one before it ends.
                 $(let dst = unsafe { self.$i.put(dst) };)*
                 dst
-            }
-            #[allow(unused_variables)] // the empty list
-            fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-                $(self.$i.pieces(f);)*
             }
         }
     };

@@ -8,8 +8,7 @@ use crate::sync::{AtomicU32, Ordering};
 ///
 /// # Safety
 /// [`put`](Payload::put) writes exactly [`len`](Payload::len) bytes from `dst` on, and nothing from the next
-/// multiple of 8 on; `len` is the same each time. [`pieces`](Payload::pieces) gives the same bytes, and what
-/// it gives in pieces of more than 32 bytes stays where it is until the call is over.
+/// multiple of 8 on; `len` is the same each time.
 #[allow(clippy::len_without_is_empty)] // of no use
 pub unsafe trait Payload: Copy {
     /// Bytes of the payload.
@@ -19,9 +18,6 @@ pub unsafe trait Payload: Copy {
     /// # Safety
     /// `dst` is a multiple of 8 and valid for writes of `len` bytes, rounded up to a multiple of 8.
     unsafe fn put(&self, dst: *mut u8);
-    /// The payload in pieces: at most 16 numbers or short strings, 16 long ones, and a length for each.
-    /// Async-signal-safe.
-    fn pieces(&self, f: &mut dyn FnMut(&[u8]));
 }
 
 /// The number of a site's entry in the ring of this process, for a site that is described at run time. Its

@@ -187,15 +187,6 @@ impl<'a> SiteFacts<'a> {
         self.cut().plain_len().next_multiple_of(8)
     }
 
-    /// The entry in pieces. Async-signal-safe.
-    pub fn pieces(&self, f: &mut dyn FnMut(&[u8])) {
-        let facts = self.cut();
-        let (header, pad) = facts.header();
-        f(&header);
-        facts.parts().into_iter().for_each(&mut *f);
-        f(&[0; 7][..pad]);
-    }
-
     /// What follows the header, without padding.
     fn parts(&self) -> [&'a [u8]; 5] {
         [self.types, self.file, self.target, self.fmt, self.fields]

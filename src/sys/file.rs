@@ -119,18 +119,6 @@ pub fn is_same_file(fd: i32, id: FileId) -> bool {
     fstat(fd).is_ok_and(|st| st.id == id)
 }
 
-/// Where `fd` stands (`lseek`), and None where it has no position or is none.
-pub fn position(fd: i32) -> Option<u64> {
-    // SAFETY: a call on a descriptor.
-    u64::try_from(unsafe { libc::lseek(fd, 0, libc::SEEK_CUR) }).ok()
-}
-
-/// Has `fd` stand at `at`, if its file system has files as long as that.
-pub fn set_position(fd: i32, at: u64) {
-    // SAFETY: a call on a descriptor.
-    unsafe { libc::lseek(fd, at as i64, libc::SEEK_SET) };
-}
-
 /// `open` with these flags, O_CLOEXEC and O_NOCTTY added.
 pub fn open(path: &CStr, flags: i32, mode: u32) -> Result<Fd, Errno> {
     let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
@@ -218,12 +206,8 @@ pub type Resource = libc::c_int;
 /// The soft limit of a resource, `u64::MAX` for none.
 pub fn rlimit(resource: Resource) -> u64 {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    let p = &raw mut r;
-    // The C library's is prlimit64, which costs a third more of what every call that spills pays.
-    // SAFETY: `r` is the kernel's rlimit on 64 bits; on failure it stays as it is and counts as no limit.
-    let got = unsafe {
-        libc::syscall(libc::SYS_getrlimit, i64::from(resource), p) == 0 || libc::getrlimit(resource, p) == 0
-    };
+    // SAFETY: writes one struct; on failure it counts as no limit.
+    let got = unsafe { libc::getrlimit(resource, &raw mut r) == 0 };
     if got && r.rlim_cur != libc::RLIM_INFINITY { r.rlim_cur } else { u64::MAX }
 }
 
@@ -272,41 +256,11 @@ pub fn set_len(fd: i32, len: u64) -> Result<(), Errno> {
 }
 
 /// Gives the space of a range back; it reads as zeros, the size stays. The caller bounds `len`
-/// (1 MiB): this holds the inode lock that appends need.
+/// (1 MiB): this holds the inode lock.
 pub fn punch_hole(fd: i32, at: u64, len: u64) -> Result<(), Errno> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: a call on a descriptor.
     retry(|| i64::from(unsafe { libc::fallocate(fd, mode, at as i64, len as i64) })).map(drop)
-}
-
-/// One append of all parts to an O_APPEND descriptor, which no other append can come into; its position
-/// ([`position`]) stays. Answers the bytes written: fewer when the disk is full or the size limit comes in
-/// between. `end`: about where the file ends, for a descriptor that is O_APPEND no longer.
-pub fn append(fd: i32, parts: &[libc::iovec], end: u64) -> Result<usize, Errno> {
-    if let [one] = parts {
-        // A sixth less than the call that takes a list.
-        // SAFETY: the caller's part is readable; the kernel checks it again. Not the C library's: that one
-        // is a cancellation point.
-        let r = retry(|| unsafe {
-            libc::syscall(libc::SYS_pwrite64, i64::from(fd), one.iov_base, one.iov_len, end as i64)
-        });
-        if !matches!(r, Err(Errno(libc::ENOSYS | libc::EPERM))) {
-            return r.map(|n| n as usize);
-        }
-    }
-    // Each as wide as a register: what is passed to a variadic function as an int leaves its upper half as it was.
-    let (fd, n, append) = (i64::from(fd), parts.len() as i64, i64::from(libc::RWF_APPEND));
-    // SAFETY: the caller's parts are readable; the kernel checks them again.
-    let r =
-        retry(|| unsafe { libc::syscall(libc::SYS_pwritev2, fd, parts.as_ptr(), n, 0usize, 0usize, append) });
-    match r {
-        Err(Errno(libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM)) => {
-            // A sandbox, or an old file system.
-            // SAFETY: as above.
-            retry(|| unsafe { libc::syscall(libc::SYS_writev, fd, parts.as_ptr(), n) }).map(|n| n as usize)
-        }
-        r => r.map(|n| n as usize),
-    }
 }
 
 /// Reads until `buf` is full or the file ends; answers the bytes read.
@@ -582,12 +536,6 @@ pub fn set_mode(fd: i32, mode: u32) -> Result<(), Errno> {
     check(unsafe { libc::fchmod(fd, mode) }).map(drop)
 }
 
-/// Makes every write to `fd` an append.
-pub fn set_append(fd: i32) -> Result<(), Errno> {
-    // SAFETY: a call on a descriptor.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_APPEND) }).map(drop)
-}
-
 /// Rows of the terminal behind a descriptor; `None`: it is none.
 pub fn terminal_rows(fd: i32) -> Option<u16> {
     let mut size = MaybeUninit::<libc::winsize>::uninit();
@@ -672,18 +620,6 @@ mod tests {
         assert_eq!(publish(&a, &b).unwrap_err(), Errno(libc::EEXIST));
         assert!(is_same_file(fd.raw(), stat(b.as_c(), false).unwrap().id));
         assert!(!is_same_file(other.raw(), stat(b.as_c(), false).unwrap().id));
-    }
-
-    #[test]
-    fn append_joins_its_parts_at_the_end() {
-        let (_d, p) = dir();
-        let fd = create_excl(&p.join(b"a").unwrap(), 0o600).unwrap();
-        write_all_at(fd.raw(), b"0123", 0).unwrap();
-        let part = |b: &'static [u8]| libc::iovec { iov_base: b.as_ptr() as *mut _, iov_len: b.len() };
-        assert_eq!(append(fd.raw(), &[part(b"ab"), part(b"cde")], 0).unwrap(), 5);
-        let mut buf = [0; 16];
-        assert_eq!(read_at(fd.raw(), &mut buf, 0).unwrap(), 9);
-        assert_eq!(&buf[..9], b"0123abcde");
     }
 
     #[test]

@@ -36,6 +36,41 @@ impl Map {
         Ok(Map { addr, len, writable: write, slot: None })
     }
 
+    /// Addresses for the first `len` bytes of `fd`, MAP_SHARED, none of which can be touched before it is opened
+    /// ([`Map::open`]). So what is not opened takes no memory, whoever asks for all of it (mlockall, a core dump),
+    /// and locks none.
+    pub fn reserve(fd: i32, len: u64) -> Result<Map, Errno> {
+        let len = usize::try_from(len).ok().filter(|&l| l > 0).ok_or(Errno(libc::EINVAL))?;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at a place the kernel chooses touches nothing that exists; what else is asked is
+        // about that mapping, and changes no content.
+        let p = unsafe {
+            let p = libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, fd, 0);
+            if p != libc::MAP_FAILED {
+                // After mlockall(MCL_FUTURE) it would be locked, and with it all that is opened.
+                libc::munlock(p, len);
+                libc::madvise(p, len, libc::MADV_DONTDUMP);
+            }
+            p
+        };
+        if p == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let addr = NonNull::new(p.cast()).ok_or(Errno(libc::ENOMEM))?;
+        Ok(Map { addr, len, writable: true, slot: None })
+    }
+
+    /// Opens a range of a reserved mapping for reading and writing, with memory behind all of it. May be repeated.
+    ///
+    /// # Errors
+    /// As [`Map::populate`]; ENOMEM: too many mappings.
+    pub fn open(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let (addr, n) = self.pages(offset, len)?;
+        // SAFETY: the range lies in this mapping, which is reached through atomics and claimed bytes only.
+        check(unsafe { libc::mprotect(addr.cast(), n, libc::PROT_READ | libc::PROT_WRITE) })?;
+        self.populate(offset, len)
+    }
+
     /// Guards the mapping against its file being cut short (see [`busguard`]). For files that
     /// another party can reach. Not async-signal-safe the first time in a process.
     pub fn guard(&mut self) -> Result<(), Errno> {

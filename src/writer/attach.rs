@@ -3,17 +3,19 @@
 //! Everything here but [`init`](super::init) is async-signal-safe: a forked child attaches in its first
 //! log call, which may be in a handler.
 
-use super::fork;
 use super::quota::Quota;
+use super::{Base, fork};
 use crate::channel::{self, AttachError, ChannelPaths, ClockFacts, ProducerFiles, ProducerSpec, Step};
 use crate::env::Overflow;
+use crate::lane::{SharedLane, shared::places};
 use crate::layout::{
     ctl,
-    ring::{self, Geometry, ack, word},
+    ring::{self, GRANULE, Geometry, ack, word},
+    spill,
 };
 use crate::record::{Args, Site, SiteFacts, SiteId};
 use crate::sync::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, near};
-use crate::sys::{self, Errno, process::Facts};
+use crate::sys::{self, Errno, Map, process::Facts};
 use core::ptr::null_mut;
 
 /// What is done with a record that does not fit the ring.
@@ -65,11 +67,11 @@ pub(super) struct Ring {
     pub pid: u32,
     /// O_RDONLY, for the private copy in a forked child.
     pub read_fd: AtomicI32,
+    /// To be asked for the spill's blocks.
     pub spill_fd: i32,
-    /// Where it stands: a position that no other descriptor has.
-    pub spill_mark: u64,
-    /// Logical size that the spill file may reach.
-    pub spill_limit: u64,
+    /// The spill's mapping; its granules, 0 = there is none.
+    pub spill: *mut u8,
+    pub spill_granules: u64,
     /// Blocks that it may take.
     pub quota: Quota,
     pub policy: Policy,
@@ -117,18 +119,50 @@ impl Ring {
     pub fn slot_word(&self, slot: u32, at: u64) -> &AtomicU64 {
         self.word(self.geometry.slot(slot) + at)
     }
-    /// Whether the spill's descriptor still is the spill: programs close and reuse descriptors (closefrom in a
-    /// daemon's start). Appends do not move its position, and asking for that costs little more than entering
-    /// the kernel; fstat half as much again. Who moved it all the same is put right.
-    pub fn spill_is_ours(&self) -> bool {
-        if sys::file::position(self.spill_fd) == Some(self.spill_mark) {
-            return true;
+    pub fn spill_lane(&self) -> SharedLane<'_, AtomicU64, Base> {
+        let at = |offset: u64| {
+            // SAFETY: inside the mapping, which is as long as its granules say. (The ring's start where there is none.)
+            unsafe { self.spill.add(if self.spill_granules > 0 { offset as usize } else { 0 }) }
+        };
+        SharedLane {
+            tail: self.word(word::SPILL_TAIL),
+            // SAFETY: so many words are there. Most cannot be touched, and are not before they are backed.
+            words: unsafe {
+                core::slice::from_raw_parts(at(spill::commit_word(0)).cast(), self.spill_granules as usize)
+            },
+            released: self.ack_word(ack::SPILL_RELEASED),
+            // SAFETY: as above.
+            data: unsafe { Base::at(at(spill::granule(self.spill_granules, 0))) },
+            backed: Some(self.word(word::SPILL_BACKED)),
         }
-        let ours = sys::file::is_same_file(self.spill_fd, self.files.spill_id);
-        if ours {
-            sys::file::set_position(self.spill_fd, self.spill_mark);
+    }
+    /// Puts memory behind the spill's positions from `from` up to one between `least` and `most`, as far as the
+    /// quota goes. `now`: CLOCK_MONOTONIC, ns.
+    pub fn populate_spill(&self, from: u64, least: u64, most: u64, now: u64) -> Option<u64> {
+        let map = self.files.spill_map.as_ref()?;
+        let to = self.quota.allows(self, from, least, most, now)?;
+        // Memory only: the file has its length from the start, so neither a descriptor nor RLIMIT_FSIZE has a say.
+        let open = |offset, len| map.open(offset, len).is_ok();
+        let size = self.spill_granules;
+        let all = places(from, to, size)
+            .all(|(i, n)| open(spill::commit_word(i), n * 8) && open(spill::granule(size, i), n * GRANULE));
+        if !all {
+            self.quota.close(now);
         }
-        ours
+        all.then_some(to)
+    }
+}
+
+/// How large a spill's file is made: it takes no memory before it is needed. Twice what it may hold at a time, so
+/// that one call that never ends (its thread was cancelled in the midst of it) costs no space that others need.
+fn spill_granules(policy: Policy, quota: Option<u64>) -> u64 {
+    match (policy, quota) {
+        (Policy::DropNewest, _) => 0,
+        (_, None) => spill::USUAL_GRANULES,
+        (_, Some(q)) => {
+            let granules = (q / GRANULE).saturating_mul(2).min(spill::MAX_GRANULES);
+            granules.next_power_of_two().max(spill::WHOLE_GRANULES)
+        }
     }
 }
 
@@ -240,7 +274,7 @@ pub struct Status {
     pub nested: u64,
     /// Records lost by threads without a lane, and by those with one.
     pub lost: u64,
-    /// Calls that entered the kernel to spill.
+    /// Calls whose record went to the spill.
     pub spilled: u64,
     /// Random number of this process's ring, 0 = none.
     pub nonce: u64,
@@ -257,7 +291,7 @@ pub fn status() -> Status {
         s.nonce = ring.nonce;
         s.nested = ring.word(word::NESTED).load(Relaxed);
         s.lost = ring.word(word::LOST).load(Relaxed);
-        s.spilled = ring.word(word::DOORBELL).load(Relaxed);
+        s.spilled = ring.word(word::SPILLED).load(Relaxed);
         for i in 0..ring.geometry.lanes {
             s.lost += ring.lane_word(i, ring::lane::LOST).load(Relaxed);
         }
@@ -410,8 +444,12 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
     let memory = |errno| AttachError { step: Step::Memory, errno };
     let generation = wiped_word().map_err(memory)?;
     let page = page().map_err(memory)?;
-    let spec =
-        ProducerSpec { facts: Facts::read(), geometry: config.geometry, clock: clock_facts(config.clock) };
+    let spec = ProducerSpec {
+        facts: Facts::read(),
+        geometry: config.geometry,
+        clock: clock_facts(config.clock),
+        spill_granules: spill_granules(config.policy, config.spill_quota),
+    };
     let files = match channel::create_producer(&config.paths, &spec) {
         Ok(f) => f,
         Err(e) => {
@@ -421,7 +459,6 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         }
     };
     let (prefaulted, refused) = hold_memory(&files, config.memory);
-    let spill_limit = sys::file::file_size_limit().min(i64::MAX as u64);
     let geometry = files.geometry;
     let ring = Ring {
         geometry,
@@ -429,9 +466,9 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         pid: files.stem.pid,
         read_fd: AtomicI32::new(-1),
         spill_fd: files.spill.raw(),
-        // Beyond 4 TiB, where nobody is by chance, and below the longest file of any file system.
-        spill_mark: 1 << 42 | files.stem.nonce & ((1 << 42) - 1),
-        spill_limit,
+        // Where there is none nothing of it is touched.
+        spill: files.spill_map.as_ref().map_or(files.ring.addr(), Map::addr),
+        spill_granules: files.spill_granules,
         quota: Quota::new(config.spill_quota),
         policy: config.policy,
         lane_bytes: config.lane_bytes.min(geometry.lane_stride),
@@ -455,7 +492,6 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         }
     };
     let _ = generation.compare_exchange(0, u64::from(next), AcqRel, Acquire);
-    ring.word(word::SPILL_SIZE).store(crate::layout::spill::HEADER, Relaxed);
     ring.read_fd.store(ring.files.ring_fd.raw(), Relaxed);
     copy_parents_sites(&ring);
     // What was logged while there was no ring is lost, and this ring says so.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::time::{Given, Stamp, Ticks};
-use super::{Base, Call, CaptureRecord, Source, attach, header};
+use super::{Base, Call, attach};
 use crate::lane::call::{self, Local};
 use crate::lane::thread::Place;
 use crate::lane::{Env, Outcome, Record};
@@ -58,16 +58,6 @@ impl<P: Payload, T: Stamp> Record<Base> for PayloadRecord<'_, P, T> {
 unsafe fn put_site(facts: &SiteFacts<'_>, to: *mut u8) -> *mut u8 {
     // SAFETY: by the caller, who has room for `encoded_len`.
     unsafe { facts.put(to) }
-}
-
-impl<P: Payload, T: Stamp> Source for PayloadRecord<'_, P, T> {
-    fn pieces(&self, ticks: u64, f: &mut dyn FnMut(&[u8])) {
-        f(&header(self.bytes(), record::RECORD, self.time.or(|| ticks), self.id, 0));
-        if let Some(facts) = self.inline.facts {
-            facts.pieces(f);
-        }
-        self.payload.pieces(f);
-    }
 }
 
 /// The time that a record would get now, in ticks of this process's clock. Async-signal-safe.
@@ -172,12 +162,11 @@ pub fn reserve(id: &SiteId, facts: &SiteFacts<'_>, len: u64) -> Result<Reservati
     call.set_busy(true);
     call.fence();
     let found = (|| {
-        type Any = CaptureRecord<'static>;
-        if Env::<Any>::stale(&call) && !Env::<Any>::renew(&call, false) {
+        if call.stale() && !call.renew(false) {
             return Err(ReserveError::NotAttached);
         }
         let site = attach::register_facts(id, facts).ok_or(ReserveError::NoRoom)?;
-        let lane = Env::<Any>::lane(&call).ok_or(ReserveError::NoRoom)?;
+        let lane = call.lane().ok_or(ReserveError::NoRoom)?;
         let place = lane.reserve(&call, record::HEADER + len).ok_or(ReserveError::NoRoom)?;
         let at = if place.pad == 0 { place.tail & (lane.capacity - 1) } else { 0 };
         Ok(Reservation {
@@ -234,7 +223,7 @@ impl Reservation {
             return Err(ReserveError::Foreign);
         }
         let call = Call::new();
-        let lane = Env::<CaptureRecord<'static>>::lane(&call).ok_or(ReserveError::Foreign)?;
+        let lane = call.lane().ok_or(ReserveError::Foreign)?;
         let size = record::HEADER + len;
         if self.pad != 0 {
             let word = record::word0(self.pad, record::PAD);

@@ -4,6 +4,8 @@
 //! page, whichever comes first (a hook of another library may log before ours). Async-signal-safe.
 
 use super::attach::{self, ATTACHING, Ring};
+use crate::layout::ring::{GRANULE, word};
+use crate::layout::{round_up, spill};
 use crate::sync::{AtomicBool, Ordering::*};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
@@ -48,17 +50,13 @@ pub(super) fn child(block: &Block, open: bool) {
     let ours = fd >= 0 && sys::file::is_same_file(fd, ring.files.ring_id);
     attach::keep_sites(ring);
     if open {
-        // The interrupted call resumes privately, and the parent alone delivers it. Its append must not
-        // happen a second time here: the number of its descriptor stays taken, by a file that takes all.
+        // The interrupted call resumes privately, and the parent alone delivers it.
         // SAFETY: the whole mapping of the ring, from the file that `fd` is open on, read-only.
         let private = ours && unsafe { sys::mem::over_map_private(ring.base, len, fd) }.is_ok();
         if !private && copy_in_place(ring).is_err() {
             // Without it the parent's ring would be written by two processes. Nothing is worse.
             // SAFETY: ends the process.
             unsafe { libc::abort() };
-        }
-        if sys::file::is_same_file(ring.spill_fd, ring.files.spill_id) {
-            null_over(ring.spill_fd);
         }
     } else {
         // A private view would pin the memory of an unlinked ring for this process's life. Zeros, and not
@@ -68,10 +66,13 @@ pub(super) fn child(block: &Block, open: bool) {
         let _ = unsafe { sys::mem::over_map_zeros(ring.base, len) };
         // SAFETY: likewise; the ack is as long as its geometry says.
         let _ = unsafe { sys::mem::over_map_zeros(ring.ack, ring.geometry.ack_len() as usize) };
-        if sys::file::is_same_file(ring.spill_fd, ring.files.spill_id) {
-            // SAFETY: ours by dev/inode.
-            unsafe { libc::close(ring.spill_fd) };
-        }
+    }
+    if let Some(map) = &ring.files.spill_map {
+        let_go_of_spill(ring, map, open);
+    }
+    if sys::file::is_same_file(ring.spill_fd, ring.files.spill_id) {
+        // SAFETY: ours by dev/inode.
+        unsafe { libc::close(ring.spill_fd) };
     }
     if_attaching_drop_inherited();
     // A private view holds the file by itself; this would pin the memory of an unlinked ring.
@@ -82,6 +83,32 @@ pub(super) fn child(block: &Block, open: bool) {
     }
     block.lane.store(core::ptr::null_mut(), Relaxed);
     attach::forget(p);
+}
+
+/// The interrupted call may have a claim in the spill: it writes there, and reads nothing. So zeros lie behind
+/// whatever was ever backed (a claim lies below), and nothing behind the rest.
+fn let_go_of_spill(ring: &Ring, map: &sys::Map, open: bool) {
+    // SAFETY: nobody reads it, and who may write it gets memory below, before the call goes on: this thread is the
+    // only one, and its signals are blocked.
+    let mut done = unsafe { sys::mem::over_map_none(map.addr(), map.len() as usize) };
+    if open {
+        let size = ring.spill_granules;
+        let n = ring.word(word::SPILL_BACKED).load(Acquire).min(size);
+        for (at, len) in [(spill::commit_word(0), n * 8), (spill::granule(size, 0), n * GRANULE)] {
+            let page = sys::mem::page_size();
+            let (from, to) = (at & !(page - 1), round_up(at + len, page));
+            if done.is_ok() && n > 0 {
+                // SAFETY: inside what was just put there.
+                done =
+                    unsafe { sys::mem::over_map_zeros(map.addr().add(from as usize), (to - from) as usize) };
+            }
+        }
+        if done.is_err() {
+            // As above: the parent's spill would be written by two processes.
+            // SAFETY: ends the process.
+            unsafe { libc::abort() };
+        }
+    }
 }
 
 /// Another thread of the parent was in the midst of an attach: what it had open, nobody knows. (This
@@ -164,18 +191,4 @@ fn in_channel(dir: &[u8], path: &[u8]) -> bool {
         let p = p.strip_suffix(b" (deleted)").unwrap_or(p);
         p.first() == Some(&b'/') && (p.ends_with(b".ring") || p.ends_with(b".spill"))
     })
-}
-
-fn null_over(fd: i32) {
-    // SAFETY: opens and moves descriptors; a failed open leaves the parent's spill closed here, and the
-    // check before each append notices.
-    unsafe {
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY | libc::O_APPEND | libc::O_CLOEXEC);
-        if null >= 0 {
-            libc::dup3(null, fd, libc::O_CLOEXEC);
-            libc::close(null);
-        } else {
-            libc::close(fd);
-        }
-    }
 }

@@ -245,5 +245,5 @@ fn pending(ring: &attach::Ring) -> u64 {
     let mask = (1 << shared::CLAIM_BITS) - 1;
     n += claims.wrapping_sub(shared_done) & mask;
     let spilled_done = ring.ack_word(ack::SPILL_COUNT).load(Acquire);
-    n + ring.word(word::DOORBELL).load(Acquire).saturating_sub(spilled_done)
+    n + ring.word(word::SPILLED).load(Acquire).saturating_sub(spilled_done)
 }

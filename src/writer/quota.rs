@@ -2,13 +2,14 @@
 //!
 //! No word has writers in two processes, so the processes of a channel share a quota without a common count:
 //! each looks at the blocks of all spill files (fstat, for space is given back by holes) and allows itself
-//! what is left. A look costs more than an append, so it holds until this process has appended a part of what
-//! it found left, and for [`LOOK_NS`]; by so much it may exceed the quota. Everything here is
-//! async-signal-safe.
+//! what is left. A look costs more than a page, so it holds until this process has backed a part of what
+//! it found left, and for [`LOOK_NS`]; by so much several processes together may exceed the quota. Everything here
+//! is async-signal-safe.
 
 use super::attach::Ring;
 use crate::channel::ChannelPaths;
-use crate::layout::ring::word;
+use crate::layout::ring::{GRANULE, ack};
+use crate::layout::{PAGE, spill};
 use crate::sync::{AtomicU64, Ordering::*};
 use crate::sys;
 
@@ -18,6 +19,10 @@ const LOOK_PART: u64 = 16;
 const LOOK_BYTES: (u64, u64) = (16 << 10, 1 << 20);
 /// How long it holds, ns.
 const LOOK_NS: u64 = 100_000_000;
+/// Bytes that a granule takes with its word.
+const COST: u64 = GRANULE + 8;
+/// Bytes that it may take beyond: a page of words, and one of granules, that it only begins.
+const SLACK: u64 = 2 * PAGE;
 /// How long the answer "no" holds without the kernel being asked at all, ns: a flood of losses should not
 /// cost a system call each.
 const CLOSED_NS: u64 = 1_000_000;
@@ -27,8 +32,8 @@ const CLOSED_NS: u64 = 1_000_000;
 pub(super) struct Quota {
     /// Bytes for all spill files of the channel; `None`: a quarter of what there is.
     limit: Option<u64>,
-    /// How long this process's spill may be, in bytes ever appended, before somebody looks again; 0 = nobody
-    /// has looked yet.
+    /// Up to where this process's spill may be backed, in bytes ever backed, before somebody looks again; 0 =
+    /// nobody has looked yet.
     until: AtomicU64,
     /// When (CLOCK_MONOTONIC, ns) the last look was.
     looked: AtomicU64,
@@ -42,51 +47,64 @@ impl Quota {
         Quota { limit, until, looked, closed }
     }
 
-    /// Whether the spill of this process may grow. `now`: CLOCK_MONOTONIC, ns. What the call that asks wants
-    /// to append is reserved already.
-    pub fn may_spill(&self, ring: &Ring, now: u64) -> bool {
-        if now < self.closed.load(Relaxed) {
-            return false;
-        }
-        let appended = ring.word(word::SPILL_SIZE).load(Relaxed);
-        if appended <= self.until.load(Relaxed) && now.saturating_sub(self.looked.load(Relaxed)) < LOOK_NS {
-            return true;
-        }
-        let yes = self.look(ring, appended, now);
-        if !yes {
-            // Blocks are gone, whatever bytes are left: a smaller record has to ask, too.
-            self.until.store(0, Relaxed);
-            // What the next look finds may be another answer: it comes with the first call after this pause.
-            self.closed.store(now + CLOSED_NS, Relaxed);
-        }
-        yes
+    /// Whether the answer was no a moment ago. `now`: CLOCK_MONOTONIC, ns.
+    pub fn closed(&self, now: u64) -> bool {
+        now < self.closed.load(Relaxed)
     }
 
+    /// The answer is no for a moment.
+    pub fn close(&self, now: u64) {
+        // Blocks are gone, whatever bytes are left: the next one has to look.
+        self.until.store(0, Relaxed);
+        self.closed.store(now + CLOSED_NS, Relaxed);
+    }
+
+    /// How far the spill of this process may be backed from position `from`: up to one between `least` and `most`.
+    pub fn allows(&self, ring: &Ring, from: u64, least: u64, most: u64, now: u64) -> Option<u64> {
+        let wants = (least - from) * COST + SLACK;
+        let known = self.until.load(Relaxed).saturating_sub(from * COST);
+        let fresh = now.saturating_sub(self.looked.load(Relaxed)) < LOOK_NS;
+        let left = if fresh && known >= wants { known } else { self.look(ring, from, wants, now)? };
+        // To whole pages: what it takes of another one, it takes all of.
+        let to = from + (left - SLACK) / COST;
+        Some(if to >= most { most } else { least.max(to & !(PAGE / GRANULE - 1)) })
+    }
+
+    /// Bytes that may be backed, at least so many. None: no.
     #[cold]
-    fn look(&self, ring: &Ring, appended: u64, now: u64) -> bool {
+    fn look(&self, ring: &Ring, from: u64, wants: u64, now: u64) -> Option<u64> {
         // Files are opened here, and that is where a cancelled thread ends: in the midst of a call.
         let _uncancelled = sys::thread::CancelDisabled::new();
-        let allocated = match sys::file::fstat(ring.spill_fd) {
-            Ok(st) if st.id == ring.files.spill_id => st.allocated,
-            _ => return false,
-        };
-        let room = match (self.limit, super::attach::channel_paths()) {
+        let paths = super::attach::channel_paths();
+        // Programs close and reuse descriptors (closefrom in a daemon's start): what the file takes is known here
+        // as well, but for large pages and holes above one that stays.
+        let st = sys::file::fstat(ring.spill_fd).ok().filter(|st| st.id == ring.files.spill_id);
+        let released = ring.ack_word(ack::SPILL_RELEASED).load(Relaxed);
+        let allocated = st.map_or(from.saturating_sub(released) * COST + spill::HEADER, |st| st.allocated);
+        let room = match (self.limit, paths) {
             (Some(limit), Some(paths)) => share(limit, allocated, others(paths, ring)),
             (Some(limit), None) => limit,
             (None, _) => {
                 // At most a quarter of what would be free without this spill, and of what the memory cgroup
                 // has left (beyond its limit the kernel kills instead of failing): any number of processes
                 // together leave something.
-                let free = sys::file::fstatfs(ring.spill_fd).map_or(0, |f| f.free);
+                let fs = match st {
+                    Some(_) => sys::file::fstatfs(ring.spill_fd).ok(),
+                    None => paths.and_then(|p| sys::file::statfs(p.dir().as_c()).ok()),
+                };
                 let room = sys::room::memory_room().unwrap_or(u64::MAX);
-                free.min(room).saturating_add(allocated) / 4
+                fs.map_or(0, |f| f.free).min(room).saturating_add(allocated) / 4
             }
         };
-        let Some(left) = room.checked_sub(allocated) else { return false };
-        let holds = (left / LOOK_PART).clamp(LOOK_BYTES.0, LOOK_BYTES.1).min(left);
-        self.until.store(appended + holds, Relaxed);
+        let left = room.saturating_sub(allocated);
+        if left < wants {
+            self.close(now);
+            return None;
+        }
+        let holds = (left / LOOK_PART).clamp(LOOK_BYTES.0, LOOK_BYTES.1).max(wants).min(left);
+        self.until.store(from * COST + holds, Relaxed);
         self.looked.store(now, Relaxed);
-        true
+        Some(holds)
     }
 }
 

@@ -8,7 +8,7 @@
 //! nested; a thread whose first call was interrupted and never resumed has none, for life.
 
 use super::attach::{self, Ring};
-use super::{Base, Call, CaptureRecord, fork};
+use super::{Base, Call, fork};
 use crate::lane::shared::{self, State};
 use crate::lane::{Env, ThreadLane};
 use crate::layout::ring::{MIN_LANE, NO_SLOT, ack, lane, record, slot, word};
@@ -185,7 +185,9 @@ fn claim_slot(ring: &Ring, number: u64) -> Option<u16> {
     None
 }
 
-/// A slot that an OPEN word names is not reused: the drain asks by it whether the hole's writer lives.
+/// A slot that an OPEN word names is not reused: the drain asks by it whether the hole's writer lives. (The words
+/// of the spill are not looked at: they are many, and those that were given back must not be touched. A hole there
+/// whose slot is another thread's by now lasts as long as that one, too.)
 fn has_open_word(ring: &Ring, s: u32) -> bool {
     let size = u64::from(ring.geometry.granules);
     let tail = shared::position(ring.word(word::SHARED_TAIL).load(Acquire));
@@ -379,7 +381,7 @@ pub fn prepare(n: u32) -> u32 {
 pub fn thread_reset() {
     // SAFETY: the running thread's block.
     let block = unsafe { &*tls::block() };
-    if let Some(lane) = Env::<CaptureRecord<'static>>::lane(&Call::new())
+    if let Some(lane) = Call::new().lane()
         && attach::usable().is_some()
     {
         // The call that was left may have counted its record without publishing it.

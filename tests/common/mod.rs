@@ -37,7 +37,7 @@ pub fn read_all(channel: &Channel) -> Vec<Seen> {
         let view = channel.open_ring(stem).unwrap();
         let ring = spillring::ringview::View::new(view);
         let lanes = (0..ring.lanes()).map(|_| LaneAt::default()).collect();
-        let mut snap = Snapshot::new(stem.nonce, lanes, (0, Ranges::default()), (0, Ranges::default()));
+        let mut snap = Snapshot::new(lanes, (0, Ranges::default()), (0, Ranges::default()));
         let limits = Limits { parse: 1 << 30, lane: 1 << 30 };
         let mut take = |i: Item<'_>| {
             if let Item::Record { thread, site, payload, .. } = i {

@@ -34,8 +34,8 @@ pub struct Found {
     pub lost: u64,
     /// Claims of the shared lane that hold no record.
     pub holes: u64,
-    /// Frames that were delivered and whose doorbell was not rung.
-    pub unrung: u64,
+    /// Records that were delivered from the spill and not counted there.
+    pub uncounted: u64,
 }
 
 /// The settings of a channel below `base`, its journal beside it.
@@ -139,11 +139,16 @@ pub fn drain_dead(base: &Path) -> Result<Found, String> {
             return Err("stat: the shared lane is not released to its tail".into());
         }
         found.holes += shared::claims(tail) - delivered;
-        let (bell, spilled) = (ring.load(word::DOORBELL), ring.ack(ack::SPILL_COUNT).load(SeqCst));
-        if spilled < bell {
-            return Err(format!("stat: {bell} frames acknowledged, {spilled} delivered"));
+        let (counted, spilled) = (ring.load(word::SPILLED), ring.ack(ack::SPILL_COUNT).load(SeqCst));
+        if spilled < counted {
+            return Err(format!("stat: {counted} records spilled, {spilled} delivered"));
         }
-        found.unrung += spilled - bell;
+        let tail = ring.load(word::SPILL_TAIL);
+        if ring.ack(ack::SPILL_DELIVERED).load(SeqCst) != shared::position(tail) {
+            return Err("stat: the spill is not delivered to its tail".into());
+        }
+        found.uncounted += spilled - counted;
+        found.holes += shared::claims(tail) - spilled;
     }
     if found.lost != reported {
         return Err(format!("stat: {} lost by the headers, {reported} in the journal", found.lost));
@@ -189,7 +194,9 @@ pub fn judge(calls: &[Seen], found: &Found) -> Result<(), String> {
     if found.lost > missed + open {
         return Err(format!("{} counted as lost, {missed} missing", found.lost));
     }
-    for (what, n) in [("claims without a record", found.holes), ("frames without a bell", found.unrung)] {
+    for (what, n) in
+        [("claims without a record", found.holes), ("spilled records that are not counted", found.uncounted)]
+    {
         if n > open {
             return Err(format!("stat: {n} {what}, {open} calls under way"));
         }

@@ -295,20 +295,6 @@ impl Lab {
         Ok(())
     }
 
-    /// The append that was just made, cut as the kernel may when the writer is killed within it: a step cannot
-    /// stop there. Answers whether there was one.
-    fn cut_append(&mut self, victim: &Victim, name: &str) -> Result<bool> {
-        let Some((spill, start, now)) = victim.files.grown_spill() else { return Ok(false) };
-        let (spill, len) = (spill.to_string(), now - start);
-        for cut in [1, 7, 8, 15, 16, 47, 48, 49, len / 2, len - 9, len - 8, len - 1] {
-            let dir = self.copy(&victim.files)?;
-            std::fs::OpenOptions::new().write(true).open(dir.join(&spill))?.set_len(start + cut)?;
-            let label = format!("{name}: {cut} of {len} bytes appended");
-            self.checker.add(Job { dir, twin: None, calls: self.events.calls(), label });
-        }
-        Ok(true)
-    }
-
     /// One instruction; answers whether it was a system call.
     fn step(&mut self, victim: &mut Victim, at: &mut At, signal: i32) -> Result<bool> {
         let mut signal = signal;
@@ -336,7 +322,7 @@ impl Lab {
         let first = self.events.len();
         let base_calls = self.events.calls().len();
         let (mut at, mut way, mut key) = (At::default(), Vec::new(), self.events.key());
-        let (mut begun, mut over, mut cut) = (false, false, false);
+        let (mut begun, mut over) = (false, false);
         let name = p.name;
         match inject {
             None => self.look(&victim, seen, || format!("{name} at its beginning"))?,
@@ -372,9 +358,6 @@ impl Lab {
                     begun = true;
                     over = o.ended.is_some();
                 }
-            }
-            if changed && !cut && inject.is_none() {
-                cut = self.cut_append(&victim, name)?;
             }
             if changed {
                 self.look(&victim, seen, || format!("{name} inject {inject:?} {at:x?}"))?;
@@ -489,7 +472,7 @@ struct Counts {
     tails: u64,
     granules: u64,
     claims: u64,
-    bell: u64,
+    spilled: u64,
     lost: u64,
 }
 
@@ -500,7 +483,7 @@ impl Counts {
         let mut c = Counts {
             granules: shared::position(w(word::SHARED_TAIL)),
             claims: shared::claims(w(word::SHARED_TAIL)),
-            bell: w(word::DOORBELL),
+            spilled: w(word::SPILLED),
             lost: w(word::LOST),
             tails: 0,
         };
@@ -515,12 +498,12 @@ impl Counts {
             tails: self.tails - b.tails,
             granules: self.granules - b.granules,
             claims: self.claims - b.claims,
-            bell: self.bell - b.bell,
+            spilled: self.spilled - b.spilled,
             lost: self.lost - b.lost,
         }
     }
     fn is(&self, w: Went) -> bool {
-        let all = (self.tails, self.granules, self.claims, self.bell, self.lost);
+        let all = (self.tails, self.granules, self.claims, self.spilled, self.lost);
         match w {
             Went::Lane(n) => all == (n, 0, 0, 0, 0),
             Went::Shared(n) => all == (0, n, 1, 0, 0),
@@ -684,6 +667,9 @@ pub fn main() {
     let wide = path("full to spill, many strings", |p| {
         (p.prepare, p.call, p.went) = (v::full, v::wide, Went::Spill);
     });
+    let grows = path("full to a spill that has to grow", |p| {
+        (p.prepare, p.went) = (v::before_the_spill_grows, Went::Spill);
+    });
     let first = path("first call of a thread and a site", |p| {
         (p.prepare, p.went) = (v::nothing, Went::Lane(56 + 40));
     });
@@ -722,6 +708,7 @@ pub fn main() {
         ("shared_pad", shared_pad),
         ("spill", spill),
         ("spill_wide", wide),
+        ("spill_grows", grows),
         ("first_of_thread", first),
         ("heir", heir),
         ("first_of_site", fresh),
@@ -736,6 +723,7 @@ pub fn main() {
         ("nested_steady", nested(steady, "a handler's call in the steady path"), None),
         ("nested_pad", nested(pad, "a handler's call at the wrap"), Some(20)),
         ("nested_spill", nested(spill, "a handler's call while spilling"), Some(20)),
+        ("nested_growth", nested(grows, "a handler's call while the spill grows"), Some(40)),
         ("nested_lost", nested(dropped, "a handler's call while losing"), Some(20)),
         ("nested_marker", nested(marker, "a handler's call while marking"), Some(20)),
         ("nested_first", nested(first, "a handler's call in a first call"), Some(8)),

@@ -4,6 +4,7 @@
 use spillring::channel::Stem;
 use spillring::layout::PAGE;
 use spillring::layout::ring::{self, Geometry, lane};
+use spillring::layout::spill;
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,8 +15,36 @@ use std::path::{Path, PathBuf};
 struct Mapped {
     addr: *const u8,
     len: usize,
-    /// Geometry of a ring; an ack is compared whole.
-    ring: Option<Geometry>,
+    part: Part,
+}
+
+/// What of a mapped file is looked at.
+#[derive(Clone, Copy)]
+enum Part {
+    Ack,
+    /// But for the lanes that nobody has claimed.
+    Ring(Geometry),
+    /// What is backed, of so many granules, in the first lap. In `Entry::last` unit by unit: a page of words, and
+    /// what they speak of.
+    Spill(u64),
+}
+
+/// Pages of a unit of a spill.
+const UNIT: usize = 1 + (spill::UNIT * ring::GRANULE / PAGE) as usize;
+
+/// Where page `i` of what is looked at lies in the file.
+fn place(part: Option<Part>, i: usize) -> u64 {
+    let (Some(Part::Spill(granules)), Some(j)) = (part, i.checked_sub(1)) else { return i as u64 * PAGE };
+    let unit = (j / UNIT) as u64 * spill::UNIT;
+    match (j % UNIT) as u64 {
+        0 => spill::commit_word(unit),
+        n => spill::granule(granules, unit) + (n - 1) * PAGE,
+    }
+}
+
+/// Bytes that are looked at of a file of this name: a spill is sparse, and has its header only at first.
+fn looked_at(name: &str, len: u64) -> usize {
+    if name.ends_with(".spill") { len.min(spill::HEADER) as usize } else { len as usize }
 }
 
 struct Entry {
@@ -63,25 +92,36 @@ impl Entry {
     }
 
     /// Looks at a mapped file again, page by page. A lane that nobody has claimed is not looked at: reading
-    /// its pages would allocate them.
-    fn look(&mut self, since: u64) -> bool {
+    /// its pages would allocate them. `backed`: granules of the spill.
+    fn look(&mut self, since: u64, backed: u64) -> bool {
         let Some(m) = &self.mapped else { return false };
-        let (addr, len) = (m.addr, m.len);
+        let (addr, len, part) = (m.addr, m.len, m.part);
         let mut changed = false;
+        if let Part::Spill(_) = part {
+            let pages = 1 + backed.div_ceil(spill::UNIT) as usize * UNIT;
+            changed = self.last.len() != pages * PAGE as usize;
+            self.resize(pages * PAGE as usize);
+        }
         let mut compare = |me: &mut Entry, from: usize, to: usize| {
             for at in (from..to).step_by(PAGE as usize) {
                 let n = (to - at).min(PAGE as usize);
+                let place = place(Some(part), at / PAGE as usize) as usize;
                 // SAFETY: inside the mapping; the victim, its only writer, is stopped.
-                let now = unsafe { core::slice::from_raw_parts(addr.add(at), n) };
+                let now = unsafe { core::slice::from_raw_parts(addr.add(place), n) };
                 if now != &me.last[at..at + n] {
                     me.take(at, now, since);
                     changed = true;
                 }
             }
         };
-        match m.ring {
-            None => compare(self, 0, len),
-            Some(g) => {
+        match part {
+            Part::Ack => compare(self, 0, len),
+            // The end of the last unit may not be backed, and is there by now all the same.
+            Part::Spill(_) => {
+                let n = self.last.len();
+                compare(self, 0, n);
+            }
+            Part::Ring(g) => {
                 compare(self, 0, g.lane_data(0) as usize);
                 for i in 0..g.lanes {
                     let at = (g.lane_header(i) + lane::CAPACITY) as usize;
@@ -142,8 +182,14 @@ impl Files {
         if deep {
             changed |= self.scan();
         }
+        let mut backed = 0;
         for e in &mut self.entries {
-            changed |= e.look(self.since);
+            changed |= e.look(self.since, backed);
+            // In the order of their names a ring stands right before its spill.
+            if matches!(e.mapped, Some(Mapped { part: Part::Ring(_), .. })) {
+                let at = ring::word::SPILL_BACKED as usize;
+                backed = u64::from_le_bytes(e.last[at..at + 8].try_into().expect("8 bytes"));
+            }
         }
         changed
     }
@@ -190,13 +236,14 @@ impl Files {
             if e.len != len {
                 changed = true;
                 e.len = len;
-                e.resize(len as usize);
+                e.resize(looked_at(&e.name, len));
             }
             if e.mapped.is_none() {
                 // By pread: a hole reads as zeros and stays a hole.
                 let mut page = [0; PAGE as usize];
-                for at in (0..len as usize).step_by(PAGE as usize) {
-                    let n = file.read_at(&mut page, at as u64).unwrap_or(0).min(len as usize - at);
+                let len = e.last.len();
+                for at in (0..len).step_by(PAGE as usize) {
+                    let n = file.read_at(&mut page, at as u64).unwrap_or(0).min(len - at);
                     if page[..n] != e.last[at..at + n] {
                         e.take(at, &page[..n], self.since);
                         changed = true;
@@ -213,7 +260,7 @@ impl Files {
     pub fn hash(&self) -> u64 {
         let mut h = DefaultHasher::new();
         for e in &self.entries {
-            (e.name.rsplit('.').next(), e.len - e.start.len() as u64, &e.pages).hash(&mut h);
+            (e.name.rsplit('.').next(), e.last.len() - e.start.len(), &e.pages).hash(&mut h);
         }
         h.finish()
     }
@@ -228,15 +275,17 @@ impl Files {
             let f = File::create(path)?;
             // SAFETY: sets the mode of a file that was just made.
             unsafe { libc::fchmod(f.as_raw_fd(), 0o600) };
-            let all = match e.mapped.as_ref().and_then(|m| m.ring) {
-                Some(g) => g.lane_data(0) as usize,
-                None => e.last.len(),
+            let part = e.mapped.as_ref().map(|m| m.part);
+            let all = match part {
+                Some(Part::Ring(g)) => g.lane_data(0) as usize,
+                Some(Part::Spill(_)) => spill::HEADER as usize,
+                _ => e.last.len(),
             };
             f.write_all_at(&e.last[..all], 0)?;
             f.set_len(e.len)?;
             for (i, page) in e.last[all..].chunks(PAGE as usize).enumerate() {
                 if page.iter().any(|b| *b != 0) {
-                    f.write_all_at(page, (all + i * PAGE as usize) as u64)?;
+                    f.write_all_at(page, place(part, all / PAGE as usize + i))?;
                 }
             }
         }
@@ -248,29 +297,28 @@ impl Files {
         self.entries.iter().find(|e| e.name.ends_with(suffix)).map_or(&[], |e| &e.last)
     }
 
-    /// Length of a spill that has grown, at the start and now, and its name.
-    pub fn grown_spill(&self) -> Option<(&str, u64, u64)> {
-        let grown =
-            |e: &&Entry| e.name.ends_with(".spill") && !e.start.is_empty() && e.len > e.start.len() as u64;
-        self.entries.iter().find(grown).map(|e| (e.name.as_str(), e.start.len() as u64, e.len))
-    }
-
     /// The geometry of the first ring.
     pub fn geometry(&self) -> Option<Geometry> {
-        self.entries.iter().find_map(|e| e.mapped.as_ref()?.ring)
+        self.entries.iter().find_map(|e| match e.mapped.as_ref()?.part {
+            Part::Ring(g) => Some(g),
+            _ => None,
+        })
     }
 }
 
-/// Maps what its maker has published and nobody renames: rings and acks.
+/// Maps what its maker has published and nobody renames.
 fn map(file: &File, name: &str, len: u64) -> Option<Mapped> {
     let name = name.rsplit('/').next().unwrap_or(name);
     let is = |suffix: &str| name.strip_suffix(suffix).is_some_and(|s| Stem::parse(s.as_bytes()).is_some());
-    let (ring, ack) = (is(".ring"), is(".ack"));
-    if !ring && !ack || len == 0 {
-        return None;
-    }
     let mut head = [0; 256];
     file.read_exact_at(&mut head, 0).ok()?;
+    let word = |at: u64| u64::from_le_bytes(head[at as usize..at as usize + 8].try_into().expect("8 bytes"));
+    let part = match () {
+        () if is(".ring") => Part::Ring(geometry(&head)),
+        () if is(".ack") => Part::Ack,
+        () if is(".spill") => Part::Spill(word(spill::GRANULES)),
+        () => return None,
+    };
     // SAFETY: a new read-only mapping of a file that nobody cuts short.
     let addr = unsafe {
         libc::mmap(
@@ -283,7 +331,7 @@ fn map(file: &File, name: &str, len: u64) -> Option<Mapped> {
         )
     };
     assert_ne!(addr, libc::MAP_FAILED);
-    Some(Mapped { addr: addr.cast(), len: len as usize, ring: ring.then(|| geometry(&head)) })
+    Some(Mapped { addr: addr.cast(), len: len as usize, part })
 }
 
 /// The states of one path that have been looked at.

@@ -62,7 +62,6 @@ pub fn text(len: u32) {
 pub fn wide() {
     let (id, len) = (next(), 240);
     let (t, n) = (letters(id, len), u64::from(id));
-    // More short strings and numbers than fit what a frame is gathered in.
     acknowledged(Call { id, kind: Kind::Wide, len }, || {
         spillring::info!("wide {} {} {} {} {} {} {} {} {}", id, t, t, t, t, n * 3, n * 5, n * 7, t)
     });
@@ -142,6 +141,23 @@ pub fn full() {
         small();
     }
     wide();
+}
+
+/// As above, and the next call finds no more of the spill backed.
+pub fn before_the_spill_grows() {
+    full();
+    // SAFETY: a word in the header of the lane that this thread has.
+    let growths = || unsafe {
+        let header = (*tls::block()).lane.load(Relaxed);
+        (*header.add(lane::KERNEL_CALLS as usize).cast::<AtomicU64>()).load(Relaxed)
+    };
+    let before = growths();
+    while growths() == before {
+        small();
+    }
+    // It grew for that one from 512 granules to twice as many; each takes two.
+    (0..255).for_each(|_| small());
+    assert_eq!(growths(), before + 1);
 }
 
 /// Lane and shared lane full, and nothing may spill.

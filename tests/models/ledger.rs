@@ -9,17 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use spillring::lane::shared;
-use spillring::layout::ring::ack;
-use spillring::layout::ring::record;
-use spillring::layout::spill::HEADER;
-use spillring::release::{self, Acks, LaneCursor, Part, Positions, SlowCursor, Taken};
+use spillring::layout::ring::{GRANULE, ack, record};
+use spillring::release::{self, Acks, GivenBack, LaneCursor, Part, Positions, SlowCursor, Taken};
 use spillring::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
-use spillring::spill::SpillRead;
 use spillring::sync::Ordering::{self, Acquire, Relaxed, Release};
 use spillring::sync::Word;
 
-use crate::thread::{NONCE, word_of};
-use crate::words::{Ring, Shared};
+use crate::thread::word_of;
+use crate::words::{Claims, Ring, SPILL, Shared};
 use crate::world::{Ctx, End, Ended, Id, Name, World};
 
 /// A ring as the drain sees it.
@@ -31,7 +28,7 @@ pub struct DrainView {
 impl DrainView {
     fn load(&self, w: &Shared) -> u64 {
         self.ctx.op();
-        let v = w.load(Acquire); // tail:A, claim:A, word:A, bell:A
+        let v = w.load(Acquire); // tail:A, claim:A, word:A, back:A
         self.ctx.trace("load", w.name, v);
         v
     }
@@ -40,19 +37,6 @@ impl DrainView {
             let w = words[at as usize / 8 + i].load(Relaxed);
             b.copy_from_slice(&w.to_le_bytes()[..b.len()]);
         }
-    }
-}
-
-impl SpillRead for DrainView {
-    fn spill_len(&self) -> std::io::Result<u64> {
-        Ok(HEADER + self.load(&self.ring.file.len))
-    }
-    fn spill_read(&self, at: u64, to: &mut [u8]) -> std::io::Result<usize> {
-        let bytes = self.ring.file.bytes.borrow();
-        let at = ((at - HEADER) as usize).min(bytes.len());
-        let n = to.len().min(bytes.len() - at);
-        to[..n].copy_from_slice(&bytes[at..at + n]);
-        Ok(n)
     }
 }
 
@@ -81,8 +65,23 @@ impl RingRead for DrainView {
     fn granule_read(&self, at: u64, to: &mut [u8]) {
         self.copy(&self.ring.granules, at, to);
     }
-    fn doorbell(&self) -> u64 {
-        self.load(&self.ring.bell)
+    fn spill_tail(&self) -> u64 {
+        self.load(&self.ring.spill.tail)
+    }
+    fn spill_backed(&self) -> u64 {
+        self.load(&self.ring.spill.backed)
+    }
+    fn spill_granules(&self) -> u64 {
+        SPILL
+    }
+    fn spill_words(&self, granule: u64, to: &mut [u64]) -> std::io::Result<()> {
+        let from = &self.ring.spill.words[granule as usize..];
+        to.iter_mut().zip(from).for_each(|(t, w)| *t = self.load(w));
+        Ok(())
+    }
+    fn spill_read(&self, granule: u64, to: &mut [u8]) -> std::io::Result<()> {
+        self.copy(&self.ring.spill.granules, granule * GRANULE, to);
+        Ok(())
     }
 }
 
@@ -106,6 +105,7 @@ struct AckWord {
 enum Released {
     Lane(u32),
     Shared,
+    Spill,
 }
 
 impl AckWord {
@@ -113,6 +113,7 @@ impl AckWord {
         match self.what? {
             Released::Lane(i) => Some(&self.ring.lanes[i as usize].released),
             Released::Shared => Some(&self.ring.released),
+            Released::Spill => Some(&self.ring.spill.released),
         }
     }
 
@@ -126,13 +127,17 @@ impl AckWord {
                     format!("released {v} of a lane is past its cursor in the journal, {at}")
                 });
             }
-            Some(Released::Shared) => {
-                let was = self.ring.released.now();
-                self.no_holes_below(v);
-                let cursor = self.journal.borrow().get(&Part::Shared.number()).cloned();
+            Some(what) => {
+                let (part, claims) = match what {
+                    Released::Spill => (Part::Spill, &self.ring.spill.claims),
+                    _ => (Part::Shared, &self.ring.claims),
+                };
+                let was = self.word().map_or(0, |w| w.now());
+                self.no_holes_below(claims, v);
+                let cursor = self.journal.borrow().get(&part.number()).cloned();
                 let at = cursor.and_then(|b| SlowCursor::decode(&b)).map_or(0, |c| c.frontier);
                 world.check(at >= v && v > was, || {
-                    format!("released {v} of the shared lane: cursor in the journal {at}, before {was}")
+                    format!("released {v} of {part:?}: cursor in the journal {at}, before {was}")
                 });
             }
             None => {}
@@ -140,8 +145,8 @@ impl AckWord {
     }
 
     /// Invariant: released is at most the lowest hole, unless nobody is left who could fill it.
-    fn no_holes_below(&self, frontier: u64) {
-        for c in self.ring.claims.borrow().iter().filter(|c| c.from + c.pad < frontier) {
+    fn no_holes_below(&self, claims: &Claims, frontier: u64) {
+        for c in claims.borrow().iter().filter(|c| c.from + c.pad < frontier) {
             let gone = self.ring.alive.now() == 0 || self.ring.gone[c.by].now() != 0;
             self.ctx.world.check(c.committed || gone, || {
                 format!("released {frontier} is past the hole at {}, whose writer lives", c.from)
@@ -178,6 +183,7 @@ impl Word for AckWord {
 struct Ack {
     lanes: Vec<AckWord>,
     shared: AckWord,
+    spill: AckWord,
     other: AckWord,
 }
 
@@ -187,6 +193,7 @@ impl Ack {
         Ack {
             lanes: (0..ring.lanes.len() as u32).map(|i| word(Some(Released::Lane(i)))).collect(),
             shared: word(Some(Released::Shared)),
+            spill: word(Some(Released::Spill)),
             other: word(None),
         }
     }
@@ -195,8 +202,10 @@ impl Ack {
 impl Acks for Ack {
     type W = AckWord;
     fn ack(&self, at: u64) -> &AckWord {
-        if at == ack::SHARED_RELEASED {
-            return &self.shared;
+        match at {
+            ack::SHARED_RELEASED => return &self.shared,
+            ack::SPILL_RELEASED => return &self.spill,
+            _ => {}
         }
         let lane = self.lanes.iter().zip(0..).find(|(_, i)| at == ack::lane(*i) + ack::RELEASED);
         lane.map_or(&self.other, |(w, _)| w)
@@ -217,7 +226,7 @@ pub struct Drain {
     journal: Journal,
     ack: Ack,
     /// What a killed drain takes along: how far it is, and what it has read.
-    memory: Option<(Positions, Snapshot)>,
+    memory: Option<(Positions, Snapshot, GivenBack)>,
     parse: u64,
     /// Whether death and gone threads can be seen before the writers are joined.
     watch: bool,
@@ -238,7 +247,7 @@ impl Drain {
             let c = LaneCursor { position: l.released.now(), owner: *owner, ..LaneCursor::default() };
             at.lanes.insert(i, c);
         }
-        (at.shared.frontier, at.spill.frontier) = (ring.released.now(), HEADER);
+        (at.shared.frontier, at.spill.frontier) = (ring.released.now(), ring.spill.released.now());
         let journal = Journal::default();
         let drain = Drain {
             world: world.clone(),
@@ -288,15 +297,15 @@ impl Drain {
 
     fn whole_pass(&mut self, dead: bool) -> Seen {
         let view = DrainView { ring: self.ring.clone(), ctx: self.ctx.clone() };
-        let (mut at, mut snapshot) = self.memory.take().unwrap_or_else(|| {
+        let (mut at, mut snapshot, mut given) = self.memory.take().unwrap_or_else(|| {
             let journal = self.journal.borrow();
             let cursor = |p: Part| journal.get(&p.number()).map(Vec::as_slice);
             let lanes = self.ring.lanes.len() as u32;
             let (at, short) = Positions::restore(lanes, cursor, &self.ack, |_| 0);
             self.world.check(short == 0, || format!("{short} records are released and not in the journal"));
             at.publish(&self.ack);
-            let snapshot = at.reader(NONCE, lanes);
-            (at, snapshot)
+            let snapshot = at.reader(lanes);
+            (at, snapshot, GivenBack::new(&self.ack))
         });
         // Death is established before the pass: what the dead had published is in it.
         let dead = dead || (self.watch && view.load(&self.ring.alive) == 0);
@@ -327,9 +336,9 @@ impl Drain {
             Err(v) => world.fail(&format!("a healthy ring breaks the rules: {}", v.0)),
         };
         if self.watch && !dead {
-            for (at, slot) in snapshot.open_holes(&view) {
+            for (hole, slot) in snapshot.open_holes(&view) {
                 if view.load(&self.ring.gone[usize::from(slot)]) != 0 {
-                    snapshot.skip_open(&view, at, &mut out);
+                    snapshot.skip_open(&view, hole, &mut out);
                     seen.holes = 0;
                 }
             }
@@ -352,7 +361,14 @@ impl Drain {
             Ok::<(), Infallible>(())
         };
         let Ok(()) = release::commit(write, || at.publish(&self.ack));
-        self.memory = Some((at, snapshot));
+        if let Some(piece) = given.next(&at.spill, 1, 2 * SPILL, SPILL) {
+            given.give(piece, &self.ack, |from, to| {
+                self.ctx.op();
+                self.ctx.trace("punch", Name::SpillReleased, to);
+                self.ring.spill.punch(from, to);
+            });
+        }
+        self.memory = Some((at, snapshot, given));
         seen
     }
 

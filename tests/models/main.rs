@@ -30,14 +30,15 @@ const MODELS: &[(&str, Body)] = &[
     ("inherit", inherit),
     ("heirs", heirs),
     ("longjmp", longjmp),
-    ("bell", bell),
+    ("spill", spill),
+    ("given", given),
     ("parse", parse),
     ("restart", restart),
     ("observer", observer),
     ("loss", loss),
     ("fork", fork),
     ("laps", laps),
-    ("torn", torn),
+    ("spill_holes", spill_holes),
     ("calibration", calibration::calibration),
 ];
 
@@ -243,8 +244,8 @@ fn heirs(m: &Model) {
         s.successor = Some(next);
         s.watch = true;
         m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
-        // Both owners' frames in a spill that is parsed one frame a pass, and in the lane records of both:
-        // the last owner's may go with the heir's first frame, the heir's wait for its second one.
+        // Both owners' records in a spill of which one is read a pass, and in the lane records of both:
+        // the last owner's may go with the heir's first one there, the heir's wait for its second one.
         let (next, mut s) = heir(start, &[F, F, L]);
         (s.lanes[0].2, s.parse) = (1, 1);
         let mut last = script(Some(0), &[L], &[], &[]);
@@ -252,7 +253,7 @@ fn heirs(m: &Model) {
         s.threads = one(last, Plan::default());
         s.successor = Some(next);
         m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
-        // The heir has a slow record that is not a frame: it says nothing about frames.
+        // The heir has a slow record that is not in the spill: it says nothing about those that are.
         s.threads[0].0.before = vec![F, F, L];
         s.successor.iter_mut().for_each(|next| next.calls[0] = vec![M, L]);
         m.every(0, 10, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
@@ -269,10 +270,10 @@ fn longjmp(m: &Model) {
     m.every(0, 1, &s, |s, k| s.threads[0].1 = ends(k, End::Longjmp));
 }
 
-/// The doorbell: appends while the drain looks.
-fn bell(m: &Model) {
+/// Calls that spill while the drain looks: each has to back its place first.
+fn spill(m: &Model) {
     let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
-    let s = Scenario { threads: vec![t(&[F]), t(&[F])], passes: m.more(1), ..Scenario::default() };
+    let s = Scenario { threads: vec![t(&[F]), t(&[F])], passes: m.more(0), ..Scenario::default() };
     m.explore(&s);
     let s = Scenario {
         threads: one(script(Some(0), &[F, L], &[F], &[]), Plan::default()),
@@ -280,9 +281,22 @@ fn bell(m: &Model) {
         ..Scenario::default()
     };
     m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
+    let s = Scenario { threads: one(script(None, &[F], &[F, F], &[]), Plan::default()), ..s };
+    m.every(0, 99, &s, |s, k| s.threads[0].1 = interrupted(k));
 }
 
-/// A spill that is parsed one frame a pass.
+/// Space of the spill that is given back and used again: a lap holds five records, and the PAD before the next.
+fn given(m: &Model) {
+    let mut t = script(None, &[F, F], &[F], &[]);
+    t.before = vec![F; 4];
+    let s = Scenario { threads: one(t, Plan::default()), passes: m.more(1), ..Scenario::default() };
+    m.explore(&s);
+    m.every(0, 4, &s, |s, k| s.threads[0].1 = interrupted(k));
+    // The drain is killed between the hole in the file and `released`, and everywhere else.
+    m.every(3, 6, &s, |s, k| s.drain_ends = Some(k));
+}
+
+/// A spill of which one record a pass is read.
 fn parse(m: &Model) {
     let mut t = script(Some(0), &[L, F, L], &[F], &[]);
     t.before = vec![F, L, F];
@@ -319,16 +333,16 @@ fn observer(m: &Model) {
 /// No spill: what fits nowhere is counted, and marked where it is missing.
 fn loss(m: &Model) {
     let mut t = script(Some(0), &[L, F, L, L], &[F], &[]);
-    t.spill_limit = 0;
+    t.no_spill = true;
     let s = Scenario { threads: one(t, Plan::default()), passes: 1, ..Scenario::default() };
     m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
     // In the middle of taking over a lane.
     let mut t = script(None, &[L, L], &[F], &[]);
-    (t.spill_limit, t.inherits) = (0, Some(0));
+    (t.no_spill, t.inherits) = (true, Some(0));
     let s = Scenario { lanes: vec![(256, 0, 7)], threads: one(t, Plan::default()), ..s };
     m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
     let mut t = script(None, &[8, F, 8], &[F], &[]);
-    t.spill_limit = 0;
+    t.no_spill = true;
     let s = Scenario { threads: one(t, Plan::default()), ..s };
     m.every(0, 3, &s, |s, k| s.threads[0].1 = interrupted(k));
 }
@@ -364,24 +378,14 @@ fn laps(m: &Model) {
     m.explore(&s);
 }
 
-/// Appends that are cut: a killed writer's prefix before others' frames, a short write.
-fn torn(m: &Model) {
-    for cut in [1, 9, 20, 60] {
-        let mut a = script(None, &[F], &[], &[]);
-        a.cut = Some(cut);
-        let b = script(None, &[F], &[], &[]);
-        let s = Scenario {
-            threads: vec![(a, Plan::default()), (b, Plan::default())],
-            passes: 1,
-            watch: true,
-            ..Scenario::default()
-        };
-        m.every(0, if cut == 9 { 9 } else { 99 }, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
-        m.every(0, if cut == 9 { 9 } else { 99 }, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
-        let mut s = s;
-        s.threads[0].0.calls[0] = vec![F];
-        s.threads[0].0.short = Some(cut);
-        s.passes = m.more(0);
-        m.explore(&s);
+/// Kills at every operation of calls that spill: holes of every kind, also behind another thread's back.
+fn spill_holes(m: &Model) {
+    let t = || (script(None, &[F], &[], &[]), Plan::default());
+    let mut again = script(None, &[F], &[], &[]);
+    again.before = vec![F; 4];
+    for (threads, stride) in [(one(again, Plan::default()), 2), (vec![t(), t()], 99)] {
+        let s = Scenario { threads, passes: 1, watch: true, ..Scenario::default() };
+        m.every(0, stride, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+        m.every(0, stride, &s, |s, k| s.threads[0].1 = ends(k, End::Thread));
     }
 }

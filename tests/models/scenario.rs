@@ -10,7 +10,7 @@ use spillring::layout::ring::record;
 
 use crate::ledger::Drain;
 use crate::thread::{Script, Thread, word_of};
-use crate::words::{Ring, View};
+use crate::words::{Ring, SPILL, View};
 use crate::world::{Ctx, End, Plan, World};
 
 /// What one exploration runs. Planned operations are filled in by [`Model::every`].
@@ -29,7 +29,9 @@ pub struct Scenario {
     pub passes: usize,
     /// At which of its operations the drain is killed.
     pub drain_ends: Option<u32>,
-    /// Bytes of the spill that one pass parses.
+    /// First position of the spill, in granules.
+    pub spill_start: u64,
+    /// Bytes of the spill that one pass reads.
     pub parse: u64,
     /// The drain sees deaths while it runs.
     pub watch: bool,
@@ -49,6 +51,7 @@ impl Default for Scenario {
             lanes: vec![(LANE, NEAR_WRAP, 1)],
             granules: 4,
             shared_start: SHARED_START,
+            spill_start: SPILL * 5,
             threads: vec![],
             successor: None,
             passes: 1,
@@ -62,12 +65,7 @@ impl Default for Scenario {
 
 /// A script of main's calls, a handler's, a handler's handler's.
 pub fn script(lane: Option<usize>, main: &[u64], handler: &[u64], second: &[u64]) -> Script {
-    Script {
-        calls: [main.to_vec(), handler.to_vec(), second.to_vec()],
-        lane,
-        spill_limit: u64::MAX,
-        ..Script::default()
-    }
+    Script { calls: [main.to_vec(), handler.to_vec(), second.to_vec()], lane, ..Script::default() }
 }
 
 /// A model in the making: counts what it explores.
@@ -164,11 +162,12 @@ impl Scenario {
         let owners: Vec<u64> = self.lanes.iter().map(|l| if laneless(l.2) { 7 } else { l.2 }).collect();
         let forks = plans.iter().any(|p| matches!(p.end, Some((_, End::Fork))));
         let kills = plans.iter().any(|p| matches!(p.end, Some((_, End::Process))));
-        let ring = Ring::new(&geometry, self.granules, self.shared_start, self.threads.len());
+        let starts = (self.shared_start, self.spill_start);
+        let ring = Ring::new(&geometry, self.granules, starts, self.threads.len());
         let store = if self.observer { Ordering::Release } else { Ordering::Relaxed };
         // The child of a fork has a ring of its own, with nothing in it.
         let child = forks.then(|| {
-            let ring = Ring::new(&geometry, self.granules, self.shared_start, 1);
+            let ring = Ring::new(&geometry, self.granules, starts, 1);
             (ring, Rc::new(std::cell::RefCell::new(None::<Rc<World>>)))
         });
 

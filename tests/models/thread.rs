@@ -4,20 +4,17 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 
-use spillring::lane::call::{self, Append, Env, Local, Outcome};
-use spillring::lane::{Record, SharedLane, SpillKey, ThreadLane};
-use spillring::layout::ring::record;
-use spillring::spill;
+use spillring::lane::call::{self, Env, Local, Outcome};
+use spillring::lane::{Record, SharedLane, ThreadLane};
+use spillring::layout::ring::{GRANULE, record};
+use spillring::layout::spill;
 use spillring::sync::Bytes;
 
 use crate::words::{B, Mode, View, W};
 use crate::world::{Ctx, End, Ended, Id, Name, World};
 
-/// The nonce of every process here.
-pub const NONCE: u64 = 0x5eed;
-
-/// Bytes of payload that fit no lane of a model: the record goes to the spill.
-pub const LARGE: u64 = 1024;
+/// Bytes of payload that fit no lane of a model: the record goes to the spill, where it fills three granules.
+pub const LARGE: u64 = 3 * GRANULE - spill::KEY - record::HEADER;
 
 /// A record that describes itself.
 #[derive(Clone)]
@@ -36,9 +33,6 @@ impl Rec {
         let id = self.id;
         let header = [record::word0(record::HEADER + self.payload, record::RECORD), id.1, id.0];
         header.into_iter().chain((0..self.payload / 8).map(move |i| word_of(id, i)))
-    }
-    fn to_bytes(&self) -> Vec<u8> {
-        self.words().flat_map(u64::to_le_bytes).collect()
     }
     fn len(&self) -> u64 {
         record::HEADER + self.payload
@@ -67,12 +61,8 @@ pub struct Script {
     pub lane: Option<usize>,
     /// The lane it takes at its first call, whose owner is gone.
     pub inherits: Option<usize>,
-    /// Largest logical size of the spill.
-    pub spill_limit: u64,
-    /// A killed append leaves so many bytes.
-    pub cut: Option<usize>,
-    /// The first append is short by so many bytes.
-    pub short: Option<usize>,
+    /// Nothing may spill.
+    pub no_spill: bool,
 }
 
 /// The state of a thread that its handlers share, and what its process looks like to it.
@@ -92,7 +82,6 @@ pub struct Thread {
     limit: Cell<u64>,
     seq: Cell<u64>,
     script: Script,
-    short: Cell<Option<usize>>,
 }
 
 impl Thread {
@@ -118,7 +107,6 @@ impl Thread {
             busy: Cell::new(false),
             limit: Cell::new(limit),
             seq: Cell::new(0),
-            short: Cell::new(script.short),
             script,
         });
         let me = Rc::downgrade(&t);
@@ -249,7 +237,7 @@ impl Local for CallEnv {
     fn fence(&self) {}
 }
 
-impl Env<Rec> for CallEnv {
+impl Env for CallEnv {
     type W = W;
     type B = B;
 
@@ -311,37 +299,15 @@ impl Env<Rec> for CallEnv {
     fn shared(&self) -> SharedLane<'_, W, B> {
         self.view().shared()
     }
-    fn aux(&self) -> &W {
-        &self.view().aux
+    fn spill(&self) -> Option<SharedLane<'_, W, B>> {
+        (!self.t.script.no_spill).then(|| self.view().spill())
     }
-    fn doorbell(&self) -> &W {
-        &self.view().bell
+    fn back_spill(&self, end: u64) -> bool {
+        self.view().back_spill(&self.t.ctx, end)
     }
-    fn spill_size(&self) -> &W {
-        &self.view().spill_size
-    }
+    fn count_spilled(&self) {}
     fn process_lost(&self) -> &W {
         &self.view().process_lost
-    }
-    fn frame_len(&self, r: &Rec) -> u64 {
-        spill::frame_len(r.len()).next_multiple_of(8)
-    }
-    fn spill_limit(&self) -> u64 {
-        self.t.script.spill_limit
-    }
-    fn append(&self, key: SpillKey, r: &Rec) -> Append {
-        let bytes = r.to_bytes();
-        let mut crc = spill::Checksum::new(key, r.len());
-        crc.add(&bytes);
-        let mut f = crc.prefix(NONCE).to_vec();
-        f.extend(&bytes);
-        let (ctx, view) = (&self.t.ctx, self.view());
-        if let Some(short) = self.t.short.take() {
-            view.append(ctx, &f[..f.len() - short], None);
-            return Append::Short;
-        }
-        view.append(ctx, &f, self.t.script.cut);
-        Append::Whole
     }
     fn wait_for_room(&self) -> bool {
         false

@@ -13,27 +13,31 @@ use crate::world::{Ctx, Name};
 
 /// One shared word, and its newest value in the order of this execution (for the checks only).
 pub struct Shared {
-    a: AtomicU64,
+    /// None: a word that everybody sees at once, and whose store is no step.
+    a: Option<AtomicU64>,
     now: Cell<u64>,
     pub name: Name,
 }
 
 impl Shared {
     pub fn new(name: Name, v: u64) -> Rc<Shared> {
-        Rc::new(Shared { a: AtomicU64::new(v), now: Cell::new(v), name })
+        Rc::new(Shared { a: Some(AtomicU64::new(v)), now: Cell::new(v), name })
+    }
+    pub fn plain(name: Name) -> Rc<Shared> {
+        Rc::new(Shared { a: None, now: Cell::new(0), name })
     }
     pub fn now(&self) -> u64 {
         self.now.get()
     }
     pub fn load(&self, o: Ordering) -> u64 {
-        self.a.load(o)
+        self.a.as_ref().map_or(self.now.get(), |a| a.load(o))
     }
     pub fn store(&self, v: u64, o: Ordering) {
-        self.a.store(v, o);
+        self.a.iter().for_each(|a| a.store(v, o));
         self.now.set(v);
     }
     pub fn fetch_add(&self, v: u64, o: Ordering) -> u64 {
-        let was = self.a.fetch_add(v, o);
+        let was = self.a.as_ref().expect("no plain word").fetch_add(v, o);
         self.now.set(was.wrapping_add(v));
         was
     }
@@ -50,14 +54,52 @@ pub struct LaneWords {
     pub capacity: u64,
 }
 
-/// The spill file: its length is one word; an append writes the bytes and adds to it. Weaker than
-/// the kernel's: a reader may see an old length until something tells it otherwise.
-pub struct File {
-    pub len: Rc<Shared>,
-    pub bytes: RefCell<Vec<u8>>,
+/// The spill. Of each granule the last word alone is one of the model's: a record fills its granules, and is
+/// whole when that is seen; what lies before it is seen at once.
+pub struct Spill {
+    pub claims: Claims,
+    pub tail: Rc<Shared>,
+    pub backed: Rc<Shared>,
+    pub released: Rc<Shared>,
+    pub words: Vec<Rc<Shared>>,
+    pub granules: Vec<Rc<Shared>>,
+    /// Whether there is memory behind a granule and its word; what the kernel does, everybody sees.
+    pub memory: RefCell<Vec<bool>>,
 }
 
-/// One claim of the shared lane: `[from, to)`, by which thread, and whether it was committed.
+/// Granules of the spill: a record of [`crate::thread::LARGE`] takes three.
+pub const SPILL: u64 = 16;
+
+impl Spill {
+    fn new(start: u64) -> Spill {
+        let data = |w: u64| match w % 8 {
+            7 => Shared::new(Name::SpillData(w * 8), 0),
+            _ => Shared::plain(Name::SpillData(w * 8)),
+        };
+        Spill {
+            claims: Claims::default(),
+            tail: Shared::new(Name::SpillTail, shared::tail_word(start, 0)),
+            backed: Shared::new(Name::SpillBacked, start),
+            released: Shared::new(Name::SpillReleased, start),
+            words: (0..SPILL).map(|g| Shared::new(Name::SpillWord(g), 0)).collect(),
+            granules: (0..SPILL * GRANULE / 8).map(data).collect(),
+            memory: RefCell::new(vec![false; SPILL as usize]),
+        }
+    }
+
+    /// A hole in the file: zeros, and no memory.
+    pub fn punch(&self, from: u64, to: u64) {
+        for p in from..to {
+            let g = (p % SPILL) as usize;
+            self.memory.borrow_mut()[g] = false;
+            self.words[g].store(0, Ordering::Relaxed);
+            let data = &self.granules[g * GRANULE as usize / 8..][..GRANULE as usize / 8];
+            data.iter().for_each(|w| w.store(0, Ordering::Relaxed));
+        }
+    }
+}
+
+/// One claim of the shared lane or the spill: `[from, to)`, by which thread, and whether it was committed.
 pub struct Claim {
     pub from: u64,
     pub to: u64,
@@ -76,18 +118,16 @@ pub struct Ring {
     pub words: Vec<Rc<Shared>>,
     pub released: Rc<Shared>,
     pub granules: Vec<Rc<Shared>>,
-    pub aux: Rc<Shared>,
-    pub bell: Rc<Shared>,
-    pub spill_size: Rc<Shared>,
     pub process_lost: Rc<Shared>,
-    pub file: File,
+    pub spill: Spill,
     /// Threads of the process that can still write.
     pub alive: Rc<Shared>,
     pub gone: Vec<Rc<Shared>>,
 }
 
 impl Ring {
-    pub fn new(lanes: &[(u64, u64)], granules: u64, shared_start: u64, threads: usize) -> Rc<Ring> {
+    pub fn new(lanes: &[(u64, u64)], granules: u64, starts: (u64, u64), threads: usize) -> Rc<Ring> {
+        let (shared_start, spill_start) = starts;
         let lane = |(i, &(capacity, start)): (usize, &(u64, u64))| LaneWords {
             tail: Shared::new(Name::Tail(i), start),
             written: Shared::new(Name::Written(i), thread::written_start(start)),
@@ -104,11 +144,8 @@ impl Ring {
             words: (0..granules).map(|g| Shared::new(Name::Word(g), 0)).collect(),
             released: Shared::new(Name::SharedReleased, shared_start),
             granules: (0..granules * GRANULE / 8).map(|w| Shared::new(Name::SharedData(w * 8), 0)).collect(),
-            aux: Shared::new(Name::Aux, 0),
-            bell: Shared::new(Name::Bell, 0),
-            spill_size: Shared::new(Name::SpillSize, 0),
             process_lost: Shared::new(Name::ProcessLost, 0),
-            file: File { len: Shared::new(Name::SpillLen, 0), bytes: RefCell::default() },
+            spill: Spill::new(spill_start),
             alive: Shared::new(Name::Alive, threads as u64),
             gone: (0..3).map(|t| Shared::new(Name::Gone(t), 0)).collect(),
         })
@@ -133,10 +170,18 @@ pub struct W {
     mode: Rc<Cell<Mode>>,
     foreign: Rc<Cell<bool>>,
     private: Cell<Option<u64>>,
-    claims: Claims,
+    ring: Rc<Ring>,
 }
 
 impl W {
+    fn spilled(&self) -> bool {
+        matches!(self.word.name, Name::SpillTail | Name::SpillWord(_))
+    }
+
+    fn claims(&self) -> &Claims {
+        if self.spilled() { &self.ring.spill.claims } else { &self.ring.claims }
+    }
+
     /// The hook; afterwards whether the operation is done in a private copy.
     fn op(&self) -> bool {
         self.ctx.op();
@@ -160,25 +205,30 @@ impl W {
     }
 
     fn claimed(&self, from: u64, to: u64) {
-        if self.word.name == Name::SharedTail {
+        if matches!(self.word.name, Name::SharedTail | Name::SpillTail) {
             let (from, to) = (shared::position(from), shared::position(to));
             self.ctx.claim.borrow_mut()[self.ctx.level.get()] = (from, to);
-            self.claims.borrow_mut().push(Claim { from, to, by: self.ctx.index, pad: 0, committed: false });
+            self.claims().borrow_mut().push(Claim { from, to, by: self.ctx.index, pad: 0, committed: false });
         }
     }
 
     fn before_store(&self, v: u64) {
-        if let Name::Word(g) = self.word.name {
+        let grows = self.word.name != Name::SpillBacked || v > self.word.now();
+        self.ctx.world.check(grows, || format!("backed goes from {} back to {v}", self.word.now()));
+        if let Name::Word(g) | Name::SpillWord(g) = self.word.name {
             let (from, to) = self.ctx.claim.borrow()[self.ctx.level.get()];
-            let n = self.ctx.granules.get();
-            self.ctx.world.check((from..to).any(|p| shared::word_at(p % n, n) == g), || {
+            let size = if self.spilled() { SPILL } else { self.ring.words.len() as u64 };
+            let word = |p| if self.spilled() { p % size } else { shared::word_at(p % size, size) };
+            self.ctx.world.check((from..to).any(|p| word(p) == g), || {
                 format!("commit word {g} stored outside the claim [{from}, {to})")
             });
-            let mut claims = self.claims.borrow_mut();
+            let memory = !self.spilled() || self.ring.spill.memory.borrow()[g as usize];
+            self.ctx.world.check(memory, || format!("no memory behind word {g} of the spill"));
+            let mut claims = self.claims().borrow_mut();
             let c = claims.iter_mut().rev().find(|c| (c.from, c.to) == (from, to)).expect("claimed");
             match v & 3 {
                 commit::COMMITTED => c.committed = true,
-                commit::PAD => c.pad = v >> 16 & 0xffff,
+                commit::PAD => c.pad = commit::granules(v),
                 _ => {}
             }
         }
@@ -221,7 +271,7 @@ impl Word for W {
                 Err(was)
             }
         } else {
-            let r = self.word.a.compare_exchange(old, new, ok, no);
+            let r = self.word.a.as_ref().expect("no plain word").compare_exchange(old, new, ok, no);
             if r.is_ok() {
                 self.word.now.set(new);
                 self.claimed(old, new);
@@ -242,6 +292,8 @@ enum Window {
     Lane(Rc<Shared>, Rc<Shared>, u64),
     /// The shared lane: released and granules.
     Granules(Rc<Shared>, u64),
+    /// The spill.
+    Spill(Rc<Ring>),
 }
 
 /// One thread's way to payload bytes. Every word of 8 bytes is an operation of its own.
@@ -265,18 +317,25 @@ impl B {
                     format!("write at {at} of a lane is not in its free space, [tail, released + capacity)")
                 });
             }
-            Window::Granules(released, size) => {
-                let (from, to) = self.ctx.claim.borrow()[self.ctx.level.get()];
-                let p = (from..to).find(|p| p % size == at / GRANULE);
-                self.ctx
-                    .world
-                    .check(p.is_some(), || format!("write at {at} outside the claim [{from}, {to})"));
-                let (p, r) = (p.unwrap_or(0), released.now());
-                self.ctx.world.check((r..r + size).contains(&p), || {
-                    format!("write at granule {p}, outside [released, released + capacity), {r} + {size}")
-                });
+            Window::Granules(released, size) => self.inside_claim(at, released, *size),
+            Window::Spill(ring) => {
+                self.inside_claim(at, &ring.spill.released, SPILL);
+                let memory = ring.spill.memory.borrow()[(at / GRANULE) as usize];
+                self.ctx.world.check(memory, || format!("no memory behind byte {at} of the spill"));
             }
         }
+    }
+}
+
+impl B {
+    fn inside_claim(&self, at: u64, released: &Shared, size: u64) {
+        let (from, to) = self.ctx.claim.borrow()[self.ctx.level.get()];
+        let p = (from..to).find(|p| p % size == at / GRANULE);
+        self.ctx.world.check(p.is_some(), || format!("write at {at} outside the claim [{from}, {to})"));
+        let (p, r) = (p.unwrap_or(0), released.now());
+        self.ctx.world.check((r..r + size).contains(&p), || {
+            format!("write at granule {p}, outside [released, released + capacity), {r} + {size}")
+        });
     }
 }
 
@@ -286,8 +345,10 @@ impl Bytes for B {
         for (i, w) in src.chunks(8).enumerate() {
             let at = at + i as u64 * 8;
             let v = u64::from_le_bytes(w.try_into().expect("8 bytes"));
-            self.ctx.op();
             let word = &self.words[(at / 8) as usize];
+            if word.a.is_some() {
+                self.ctx.op();
+            }
             match self.mode.get() {
                 Mode::Shared => {
                     self.inside(at);
@@ -301,7 +362,9 @@ impl Bytes for B {
                     .world
                     .fail(&format!("the child of a fork writes its parent's ring: {:?}", word.name)),
             }
-            self.ctx.trace("write", word.name, v);
+            if word.a.is_some() {
+                self.ctx.trace("write", word.name, v);
+            }
         }
     }
     fn read(&self, _: u64, _: &mut [u8]) {
@@ -345,10 +408,8 @@ pub struct View {
     words: Vec<W>,
     released: W,
     data: B,
-    pub aux: W,
-    pub bell: W,
-    pub spill_size: W,
     pub process_lost: W,
+    spill: (W, Vec<W>, W, B, W),
 }
 
 impl View {
@@ -361,7 +422,7 @@ impl View {
             mode: mode.clone(),
             foreign: foreign.clone(),
             private: Cell::new(None),
-            claims: ring.claims.clone(),
+            ring: ring.clone(),
         };
         let b = |words: &[Rc<Shared>], window| B {
             words: words.to_vec(),
@@ -371,7 +432,6 @@ impl View {
             window,
             store: payload_store,
         };
-        ctx.granules.set(ring.words.len() as u64);
         let lane = |l: &LaneWords| LaneView {
             tail: w(&l.tail),
             written: w(&l.written),
@@ -387,10 +447,14 @@ impl View {
             words: ring.words.iter().map(w).collect(),
             released: w(&ring.released),
             data: b(&ring.granules, Window::Granules(ring.released.clone(), ring.words.len() as u64)),
-            aux: w(&ring.aux),
-            bell: w(&ring.bell),
-            spill_size: w(&ring.spill_size),
             process_lost: w(&ring.process_lost),
+            spill: (
+                w(&ring.spill.tail),
+                ring.spill.words.iter().map(w).collect(),
+                w(&ring.spill.released),
+                b(&ring.spill.granules, Window::Spill(ring.clone())),
+                w(&ring.spill.backed),
+            ),
             mode: mode.clone(),
             foreign: foreign.clone(),
             ring: ring.clone(),
@@ -398,30 +462,28 @@ impl View {
     }
 
     pub fn shared(&self) -> SharedLane<'_, W, B> {
-        SharedLane { tail: &self.tail, words: &self.words, released: &self.released, data: &self.data }
+        let (tail, words, released, data) = (&self.tail, &self.words, &self.released, &self.data);
+        SharedLane { tail, words, released, data, backed: None }
     }
 
-    /// Appends to the spill file: one operation. A planned end at it leaves `cut` bytes.
-    pub fn append(&self, ctx: &Ctx, bytes: &[u8], cut: Option<usize>) {
-        let add = |b: &[u8]| {
-            // One step: nothing is scheduled behind the addition.
-            self.ring.file.len.fetch_add(b.len() as u64, Ordering::AcqRel);
-            self.ring.file.bytes.borrow_mut().extend(b);
-        };
-        if let Some(cut) = cut {
-            // The kernel copies page by page: a kill in between leaves what was copied.
-            if ctx.ends_here() {
-                add(&bytes[..cut.min(bytes.len())]);
+    pub fn spill(&self) -> SharedLane<'_, W, B> {
+        let (tail, words, released, data, backed) = &self.spill;
+        SharedLane { tail, words, released, data, backed: Some(backed) }
+    }
+
+    /// Has the spill backed: no further than it must be, so that the next call needs it too.
+    pub fn back_spill(&self, ctx: &Ctx, end: u64) -> bool {
+        self.spill().back(end, |from, least, most| {
+            ctx.op();
+            ctx.world
+                .check(least <= most && most <= from + SPILL, || format!("backs [{from}, {least}..{most})"));
+            // In a child with a call open it is memory of its own.
+            if self.mode.get() == Mode::Shared {
+                let mut memory = self.ring.spill.memory.borrow_mut();
+                (from..least).for_each(|p| memory[(p % SPILL) as usize] = true);
             }
-        }
-        ctx.op();
-        if self.mode.get() == Mode::None {
-            ctx.world.fail("the child of a fork appends to its parent's spill");
-        }
-        // Over the descriptor of a child with a call open lies /dev/null.
-        if self.mode.get() == Mode::Shared {
-            add(bytes);
-        }
-        ctx.trace("append", Name::SpillLen, bytes.len() as u64);
+            ctx.trace("populate", Name::SpillBacked, least);
+            Some(least)
+        })
     }
 }

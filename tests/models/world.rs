@@ -26,10 +26,11 @@ pub enum Name {
     SharedReleased,
     Word(u64),
     SharedData(u64),
-    Aux,
-    Bell,
-    SpillSize,
-    SpillLen,
+    SpillTail,
+    SpillBacked,
+    SpillReleased,
+    SpillWord(u64),
+    SpillData(u64),
     ProcessLost,
     Alive,
     Gone(usize),
@@ -262,15 +263,13 @@ pub struct Ctx {
     pub level: Cell<usize>,
     steps: RefCell<Vec<u32>>,
     handler: RefCell<Option<Box<dyn Fn()>>>,
-    /// Latest claim in the shared lane of each open call.
+    /// Latest claim in the shared lane or the spill of each open call.
     pub claim: RefCell<[(u64, u64); 4]>,
     pub fork: RefCell<Option<Box<dyn Fn()>>>,
     is_drain: bool,
     ended: Cell<bool>,
     /// Whether operations count.
     counting: Cell<bool>,
-    /// Granules of the shared lane it writes.
-    pub granules: Cell<u64>,
 }
 
 /// More operations than a call may take (its kernel calls are one or two of them).
@@ -292,7 +291,6 @@ impl Ctx {
             is_drain,
             ended: Cell::new(false),
             counting: Cell::new(true),
-            granules: Cell::new(0),
         })
     }
 
@@ -317,11 +315,6 @@ impl Ctx {
     pub fn forget_calls(&self) {
         self.steps.borrow_mut().clear();
         self.level.set(0);
-    }
-
-    /// Whether the thread is killed at its next operation.
-    pub fn ends_here(&self) -> bool {
-        matches!(self.plan.end, Some((k, End::Process | End::Thread)) if k == self.ops.get() + 1)
     }
 
     /// Before every operation.

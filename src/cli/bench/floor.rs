@@ -40,7 +40,7 @@ impl FloorRing {
             Geometry { lanes, slots: lanes, granules: 4, lane_stride: capacity, arena: ring::ARENA };
         let clock =
             ClockFacts { source: 1, anchor_ticks: ticks(), anchor_utc: utc_ns(), tick_hz: ticks_hz() };
-        let spec = ProducerSpec { facts: Facts::read(), geometry, clock };
+        let spec = ProducerSpec { facts: Facts::read(), geometry, clock, spill_granules: 0 };
         let files = create_producer(&paths, &spec).map_err(|e| e.widen(&paths))?;
         let facts = SiteFacts {
             level: Level::Info,
