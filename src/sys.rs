@@ -12,7 +12,6 @@ pub mod child;
 pub mod errno;
 pub mod file;
 pub mod handler;
-#[cfg(feature = "drain")]
 pub mod hash;
 pub mod lease;
 pub mod mem;
