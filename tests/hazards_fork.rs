@@ -201,7 +201,7 @@ fn handler_fork_fast() {
     let mut s = settings(&dir);
     s.lanes = 4;
     let out = shared_words();
-    const ROUNDS: i32 = 300;
+    const ROUNDS: i32 = 600;
     let child = producer(&s, || {
         let n = fork_storm(ROUNDS, |i| info!("p {} {} {}", i, i * 3, "some text to copy"));
         out[0].store(n, SeqCst);
@@ -209,7 +209,7 @@ fn handler_fork_fast() {
     });
     let j = drained(&s, child);
     check_storm(j, out, ROUNDS);
-    assert!(out[1].load(SeqCst) > 50);
+    assert!(out[1].load(SeqCst) > 20, "{} forks inside a call", out[1].load(SeqCst));
 }
 
 fn handler_fork_spilling() {
@@ -238,7 +238,7 @@ fn handler_fork_spilling() {
     j.texts.retain(|_| *a.next().unwrap());
     j.pids.retain(|_| *b.next().unwrap());
     check_storm(j, out, ROUNDS);
-    assert!(out[1].load(SeqCst) > 25, "{} forks inside a call", out[1].load(SeqCst));
+    assert!(out[1].load(SeqCst) > 10, "{} forks inside a call", out[1].load(SeqCst));
 }
 
 fn handler_fork_first_call() {
@@ -359,7 +359,7 @@ fn grandchild_private() {
     let dir = Scratch::new();
     let s = small(&dir);
     let out = shared_words();
-    const ROUNDS: i32 = 100;
+    const ROUNDS: i32 = 200;
     let child = producer(&s, || {
         on(libc::SIGUSR1, fork_twice, 0);
         let timer = Timer::new(libc::SIGUSR1);
@@ -391,7 +391,7 @@ fn grandchild_private() {
         assert_eq!(c.remove(&format!("c{}", k + 1000)), Some(2));
     }
     assert!(c.is_empty(), "{c:?}");
-    assert!(out[1].load(SeqCst) > 10, "{} forks inside a call", out[1].load(SeqCst));
+    assert!(out[1].load(SeqCst) > 5, "{} forks inside a call", out[1].load(SeqCst));
 }
 
 static TICKS: AtomicU64 = AtomicU64::new(0);
