@@ -45,7 +45,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("note-before-lane-pointer", "inherit", "order"),
     ("observer-without-reread", "observer", "an observer accepts"),
     ("open-call-given-back", "spill", ""),
-    ("open-call-not-looked-at-again", "spill", "never delivered"),
+    ("open-call-not-looked-at-again", "spill", "order"),
     ("open-hole-without-reload", "holes", ""),
     ("position-of-what-is-released", "laneless", "order"),
     ("released-before-journal", "restart", "journal"),

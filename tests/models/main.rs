@@ -199,7 +199,7 @@ fn holes(m: &Model) {
 /// A thread without a lane, and a handler at every operation of it.
 fn laneless(m: &Model) {
     let scripts: [(&[u64], &[u64], u32); 4] =
-        [(&[8, F], &[8], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99), (&[F, 8], &[F], 7)];
+        [(&[F, 8], &[F], 7), (&[8, F], &[8], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99)];
     for (main, handler, stride) in scripts {
         let s = Scenario {
             threads: one(script(None, main, handler, &[]), Plan::default()),
