@@ -60,6 +60,15 @@ impl Map {
         Ok(Map { addr, len, writable: true, slot: None })
     }
 
+    /// Lets go of the pages of a range, which stay in the file: they count as resident here no longer. Whoever touches
+    /// one has it again.
+    pub fn let_go(&self, offset: u64, len: u64) {
+        if let Ok((addr, n)) = self.pages(offset, len) {
+            // SAFETY: a shared mapping of a file that keeps its pages; where they are locked it does nothing.
+            unsafe { libc::madvise(addr.cast(), n, libc::MADV_DONTNEED) };
+        }
+    }
+
     /// Opens a range of a reserved mapping for reading and writing, with memory behind all of it. May be repeated.
     ///
     /// # Errors

@@ -7,7 +7,10 @@ use super::quota::Quota;
 use super::{Base, fork};
 use crate::channel::{self, AttachError, ChannelPaths, ClockFacts, ProducerFiles, ProducerSpec, Step};
 use crate::env::Overflow;
-use crate::lane::{SharedLane, shared::places};
+use crate::lane::{
+    SharedLane,
+    shared::{GROWTH, places},
+};
 use crate::layout::{
     ctl,
     ring::{self, GRANULE, Geometry, ack, word},
@@ -149,9 +152,18 @@ impl Ring {
         if !all {
             self.quota.close(now);
         }
+        // A window as large as a growth: one after the other they leave nothing out.
+        if let Some(old) = from.checked_sub(RESIDENT + GROWTH.1) {
+            places(old, old + GROWTH.1, size)
+                .for_each(|(i, n)| map.let_go(spill::granule(size, i), n * GRANULE));
+        }
         all.then_some(to)
     }
 }
+
+/// Granules of the spill that count as resident in its program: 4 MiB. What was written before is there for the drain,
+/// and need not swell a program that it has nothing to do with.
+const RESIDENT: u64 = 4 << 20 >> 6;
 
 /// How large a spill's file is made: it takes no memory before it is needed. Twice what it may hold at a time, so
 /// that one call that never ends (its thread was cancelled in the midst of it) costs no space that others need.
