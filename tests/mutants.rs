@@ -53,7 +53,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("released-past-a-hole", "holes", "released"),
     ("second-look-without-cut", "laneless", "order"),
     ("shared-by-its-end", "laneless", "order"),
-    ("spilled-behind-shared", "laneless", "order"),
+    ("spilled-behind-shared", "laneless_spill", "order"),
     ("spilled-without-position", "laneless", "order"),
     ("tail-before-copy", "lane", ""),
     ("tail-read-before-busy", "handler", ""),
@@ -145,6 +145,8 @@ fn manifest(root: &Path) -> std::io::Result<String> {
         }
     }
     out += "[[test]]\nname = \"models\"\npath = \"tests/models/main.rs\"\nharness = false\n";
+    // Most are caught within a second: the time goes into building them, half of it into debug information.
+    out += "[profile.test.package.spillring]\nopt-level = 0\ndebug = false\n";
     Ok(out)
 }
 
@@ -179,13 +181,10 @@ fn build(root: &Path, name: &str) -> Result<PathBuf, String> {
     let out = Command::new(cargo)
         .args(["test", "--offline", "--no-default-features", "--test", "models", "--no-run"])
         .args(["--message-format", "json", "--quiet"])
+        // What it depends on is there already: this very test was built with it.
         .arg("--target-dir")
-        .arg(base.join("target"))
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a folder for what is built"))
         .current_dir(&pkg)
-        .env_remove("RUSTFLAGS")
-        // Nobody debugs these: half of the time goes into debug information otherwise.
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env("CARGO_PROFILE_TEST_DEBUG", "0")
         .output()
         .map_err(|e| format!("cargo: {e}"))?;
     let text = String::from_utf8_lossy(&out.stdout);
@@ -203,11 +202,16 @@ fn build(root: &Path, name: &str) -> Result<PathBuf, String> {
 
 fn caught(root: &Path, name: &str, model: &str, says: &str) -> Result<(), Failed> {
     let exe = build(root, name)?;
-    let out = Command::new(&exe)
-        .args(["--exact", model])
-        .env("SPILLRING_MODELS", "every")
-        .output()
-        .map_err(|e| format!("{}: {e}", exe.display()))?;
+    let run = |mode: &str| {
+        let mut c = Command::new(&exe);
+        c.args(["--exact", model]).env("SPILLRING_MODELS", mode);
+        c.output().map_err(|e| format!("{}: {e}", exe.display()))
+    };
+    // As the models run here; the few that this lets by, with the drain at work at every operation.
+    let mut out = run("")?;
+    if out.status.success() {
+        out = run("every")?;
+    }
     let _ = fs::remove_file(&exe);
     let text = String::from_utf8_lossy(&out.stdout);
     let check = text.lines().find(|l| l.starts_with(&format!("CHECK FAILED [{model}] ")));

@@ -27,6 +27,7 @@ const MODELS: &[(&str, Body)] = &[
     ("shared", shared),
     ("holes", holes),
     ("laneless", laneless),
+    ("laneless_spill", laneless_spill),
     ("inherit", inherit),
     ("heirs", heirs),
     ("longjmp", longjmp),
@@ -174,12 +175,6 @@ fn shared(m: &Model) {
 /// Kills at every operation of calls into the shared lane: holes of every kind.
 fn holes(m: &Model) {
     let t = |calls: &[u64]| (script(None, calls, &[], &[]), Plan::default());
-    // The second time around: words of the lap before stand where it dies.
-    let mut again = script(None, &[8, 8], &[], &[]);
-    again.before = vec![8; 4];
-    let again =
-        Scenario { threads: one(again, Plan::default()), passes: 1, watch: true, ..Scenario::default() };
-    m.every(0, 2, &again, |s, k| s.threads[0].1 = ends(k, End::Process));
     let two = Scenario {
         granules: 8,
         shared_start: 8 * 5 + 5,
@@ -188,8 +183,14 @@ fn holes(m: &Model) {
         watch: true,
         ..Scenario::default()
     };
-    m.every(0, 3, &two, |s, k| s.threads[0].1 = ends(k, End::Process));
     m.every(0, 3, &two, |s, k| s.threads[0].1 = ends(k, End::Thread));
+    m.every(0, 3, &two, |s, k| s.threads[0].1 = ends(k, End::Process));
+    // The second time around: words of the lap before stand where it dies.
+    let mut again = script(None, &[8, 8], &[], &[]);
+    again.before = vec![8; 4];
+    let again =
+        Scenario { threads: one(again, Plan::default()), passes: 1, watch: true, ..Scenario::default() };
+    m.every(0, 2, &again, |s, k| s.threads[0].1 = ends(k, End::Process));
     // Another thread goes on meanwhile.
     let s = Scenario { threads: vec![t(&[8]), t(&[8])], passes: 1, watch: true, ..Scenario::default() };
     m.every(0, 99, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
@@ -198,16 +199,23 @@ fn holes(m: &Model) {
 
 /// A thread without a lane, and a handler at every operation of it.
 fn laneless(m: &Model) {
-    let scripts: [(&[u64], &[u64], u32); 4] =
-        [(&[F, 8], &[F], 7), (&[8, F], &[8], 7), (&[8], &[8, F], 7), (&[8, F], &[8, F], 99)];
-    for (main, handler, stride) in scripts {
-        let s = Scenario {
-            threads: one(script(None, main, handler, &[]), Plan::default()),
-            passes: 1,
-            ..Scenario::default()
-        };
-        m.every(0, stride, &s, |s, k| s.threads[0].1 = interrupted(k));
-    }
+    without_a_lane(m, &[8, F], &[8], 7);
+    without_a_lane(m, &[8], &[8, F], 7);
+    without_a_lane(m, &[8, F], &[8, F], 99);
+}
+
+/// The same, its first record in the spill.
+fn laneless_spill(m: &Model) {
+    without_a_lane(m, &[F, 8], &[F], 7);
+}
+
+fn without_a_lane(m: &Model, main: &[u64], handler: &[u64], stride: u32) {
+    let s = Scenario {
+        threads: one(script(None, main, handler, &[]), Plan::default()),
+        passes: 1,
+        ..Scenario::default()
+    };
+    m.every(0, stride, &s, |s, k| s.threads[0].1 = interrupted(k));
 }
 
 /// Where a lane that is taken over stands: somewhere, near the wrap, at its start.
