@@ -637,6 +637,7 @@ pub fn main() {
     // A tracer is one thread, and the victims are its forks.
     args.test_threads = Some(1);
     trace::watch();
+    trace::stay();
     if let Err(e) = permitted() {
         println!("single-stepping is not possible here: {e}");
         let ci = std::env::var("CI").is_ok_and(|v| v == "true");

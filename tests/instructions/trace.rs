@@ -1,6 +1,7 @@
 //! A child process under ptrace, stepped by single instructions.
 
 use std::io;
+use std::sync::OnceLock;
 
 /// Why a traced process stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,33 @@ const PATIENCE: u32 = 6;
 
 extern "C" fn on_alarm(_: i32) {}
 
+/// Where this process may run when nobody has pinned it.
+static PROCESSORS: OnceLock<libc::cpu_set_t> = OnceLock::new();
+
+/// Keeps this process on the processor where it is now, and with it the victims that it forks: a stop and a wake
+/// between two processors take an interrupt each, ten times as long as the step itself.
+pub fn stay() {
+    // SAFETY: cpu sets are plain bits; what is asked and set is this thread's own.
+    unsafe {
+        PROCESSORS.get_or_init(|| {
+            let mut all: libc::cpu_set_t = core::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of_val(&all), &mut all), 0);
+            all
+        });
+        let mut here: libc::cpu_set_t = core::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut here);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&here), &here), 0);
+    }
+}
+
+/// In a fork that is no victim: it may run where this process might.
+pub fn roam() {
+    if let Some(all) = PROCESSORS.get() {
+        // SAFETY: this thread's own setting.
+        unsafe { libc::sched_setaffinity(0, size_of_val(all), all) };
+    }
+}
+
 /// Interrupts the waits of this process every [`ALARM`] seconds. Forks do not have the timer.
 pub fn watch() {
     // SAFETY: a handler that does nothing, and a timer of this process.
@@ -53,8 +81,9 @@ pub fn watch() {
     }
 }
 
-/// In a fork that has to end by itself: it dies of SIGALRM if it has not after a minute.
+/// In a fork that has to end by itself, on any processor: it dies of SIGALRM if it has not after a minute.
 pub fn limit() {
+    roam();
     // SAFETY: settings of this process alone.
     unsafe {
         libc::signal(libc::SIGALRM, libc::SIG_DFL);
@@ -85,8 +114,7 @@ pub fn wait_for(pid: i32, patience: Option<u32>) -> io::Result<i32> {
 }
 
 impl Traced {
-    /// Forks; the child asks to be traced, stops, then runs `f` on the processor of the tracer (a stop and
-    /// a wake on one processor need no interrupt between two).
+    /// Forks; the child asks to be traced, stops, then runs `f`.
     pub fn fork(f: impl FnOnce()) -> io::Result<Traced> {
         // SAFETY: the tracer has one thread; the child runs `f` and never returns into the caller's frames.
         unsafe {
