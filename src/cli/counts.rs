@@ -255,11 +255,11 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_its_bell_is_written_all_the_same() {
+    fn a_spilled_record_that_was_not_counted_is_written_all_the_same() {
         assert_eq!(spill_row(7, 1, 0, &acked(0, 0, 5)).pending, 2);
         let r = spill_row(7, 1, 0, &acked(0, 0, 8));
         assert_eq!((r.written, r.pending), (8, 0));
-        // More than there are threads: a frame was delivered twice.
+        // More than there are threads: one was delivered twice.
         assert_eq!(spill_row(7, 1, 0, &acked(0, 0, 9)).pending, -2);
     }
 }

@@ -337,7 +337,7 @@ pub mod record {
 }
 
 /// The key before a record on the slow path. What orders a thread's records is not in it: in the shared lane
-/// that is where the record stands, in the spill it stands in the frame's header.
+/// that is where the record stands, in the spill a word before the key has it.
 pub mod slow {
     super::fields! { "slow key":
         /// The thread's number.

@@ -1217,7 +1217,7 @@ static PyStructSequence_Field counters_fields[] = {
     {"unattached", "log calls that found no ring"},
     {"nested", "log calls that found another one of their thread open"},
     {"lost", "records lost"},
-    {"spilled", "log calls that entered the kernel to spill"},
+    {"spilled", "log calls whose record went to the spill"},
     {"attach_errno", "errno of the attach that failed, 0 = none did"},
     {NULL, NULL},
 };
