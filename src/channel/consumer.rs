@@ -579,18 +579,17 @@ impl RingView {
         if at < spill::HEADER {
             return Err(Error::new(Code::BadValue, format!("{}: its header stays", path.display())));
         }
-        if self.punch.get().is_none() {
+        let fd = if let Some(fd) = self.punch.get() {
+            fd
+        } else {
             let name = self.paths.file(self.stem, Kind::Spill).map_err(|e| widen(&path, e))?;
             let (fd, st) = file::open_foreign(&name, Access::Write).map_err(|e| widen(&path, e))?;
             if st.id != self.spill_id {
                 return Err(bad(&path, "is another file now than when it was opened"));
             }
-            let _ = self.punch.set(fd);
-        }
-        match self.punch.get() {
-            Some(fd) => file::punch_hole(fd.raw(), at, len).map_err(|e| widen(&path, e)),
-            None => Ok(()),
-        }
+            self.punch.get_or_init(|| fd)
+        };
+        file::punch_hole(fd.raw(), at, len).map_err(|e| widen(&path, e))
     }
 
     /// Whether an access has found ring or ack cut short: what has been read since may be zeros of our own,
