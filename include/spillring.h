@@ -167,7 +167,7 @@ typedef struct spr_counters {
     uint64_t unattached;  /* log calls that found no ring */
     uint64_t nested;      /* calls that found another call of their thread open */
     uint64_t lost;        /* records lost */
-    uint64_t spilled;     /* calls that entered the kernel to spill */
+    uint64_t spilled;     /* calls whose record went to the spill */
     uint64_t nonce;       /* random number of this process's ring, 0 = none */
     int32_t attach_errno; /* errno of the attach that failed, 0 = none did */
     int32_t reserved_;
