@@ -83,12 +83,20 @@ impl Word for AtomicU64 {
     }
     #[inline(always)]
     fn prefetch_write(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: reads and writes nothing; a processor without it does nothing.
-        unsafe {
-            core::arch::asm!("prefetchw [{}]", in(reg) self, options(nostack, preserves_flags, readonly));
-        }
+        prefetch_write(core::ptr::from_ref(self).cast());
     }
+}
+
+/// Asks for the cache line of `p`, to write it; a hint. Nothing need be there.
+#[inline(always)]
+pub(crate) fn prefetch_write(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads and writes nothing, and never faults; a processor without it does nothing.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// Payload bytes in shared memory. Offsets are multiples of 8.
@@ -97,4 +105,6 @@ pub trait Bytes {
     fn write(&self, at: u64, src: &[u8]);
     /// Copies from `at` to `dst`. What comes is to be validated: it may be overwritten meanwhile.
     fn read(&self, at: u64, dst: &mut [u8]);
+    /// Asks for the cache line of `at`, to write it; a hint.
+    fn prefetch_write(&self, _at: u64) {}
 }

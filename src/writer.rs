@@ -27,7 +27,7 @@ use crate::lane::call::{self, Env, Local};
 use crate::lane::{Outcome, Record, SharedLane, ThreadLane};
 use crate::layout::ring::{lane, record, word};
 use crate::record::{Args, Site, SiteFacts};
-use crate::sync::{AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
+use crate::sync::{self, AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
 use attach::{Policy, Ring};
@@ -64,6 +64,10 @@ impl Bytes for Base {
     fn read(&self, at: u64, dst: &mut [u8]) {
         // SAFETY: as above, the other way.
         unsafe { core::ptr::copy_nonoverlapping(self.ptr().add(at as usize), dst.as_mut_ptr(), dst.len()) };
+    }
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64) {
+        sync::prefetch_write(self.ptr().wrapping_add(at as usize));
     }
 }
 
@@ -186,6 +190,7 @@ impl<'a> Call<'a> {
         let block = unsafe { &*tls::block() };
         Call { block, ring: Cell::new(core::ptr::null()), until: Cell::new(0) }
     }
+    #[inline(always)]
     fn ring(&self) -> &Ring {
         // SAFETY: set by `stale` or `renew` to a ring, which is never unmapped while the process lives
         // (a forked child keeps the parent's, made private), before the body of a call goes on.
@@ -268,12 +273,15 @@ impl Env for Call<'_> {
         }
     }
 
+    #[inline(always)]
     fn thread(&self) -> u64 {
         (self.block.identity.load(Relaxed) & !thread::WAITS) >> 16
     }
+    #[inline(always)]
     fn slot(&self) -> u16 {
         self.block.identity.load(Relaxed) as u16
     }
+    #[inline(always)]
     fn shared(&self) -> SharedLane<'_, AtomicU64, Base> {
         let ring = self.ring();
         SharedLane {
@@ -281,7 +289,7 @@ impl Env for Call<'_> {
             words: ring.commit_words(),
             released: ring.shared_released(),
             // SAFETY: inside the mapping, which is never unmapped.
-            data: unsafe { Base::at(ring.granules()) },
+            data: unsafe { Base::at(ring.granules) },
             backed: None,
         }
     }
@@ -289,6 +297,7 @@ impl Env for Call<'_> {
         let ring = self.ring();
         (!matches!(ring.policy, Policy::DropNewest)).then(|| ring.spill_lane())
     }
+    #[inline(always)]
     fn process_lost(&self) -> &AtomicU64 {
         self.ring().word(word::LOST)
     }

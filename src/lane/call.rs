@@ -219,6 +219,8 @@ fn slow<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
 const GROWTHS: u32 = 64;
 
 /// Into the spill. The shared lane did not take the record, and will not.
+#[cold]
+#[inline(never)]
 fn spill<R: Record<E::B>, E: Env>(env: &E, slow: SlowKey, r: &R) -> bool {
     // Before the claim.
     let at = shared::position(env.shared().tail.load(Relaxed));

@@ -68,6 +68,7 @@ pub struct SlowKey {
 
 impl SlowKey {
     /// Its stored form.
+    #[inline(always)]
     pub fn to_bytes(self) -> [u8; crate::layout::ring::slow::LEN as usize] {
         let mut b = [0; crate::layout::ring::slow::LEN as usize];
         for (i, v) in [self.thread, self.t, self.lost].into_iter().enumerate() {

@@ -127,6 +127,7 @@ impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
     ///
     /// # Errors
     /// [`Refused`]: nothing of it is there.
+    #[inline(always)]
     pub fn write<R: Record<B>>(&self, slot: u16, key: &[u8], r: &R) -> Result<(), Refused> {
         let size = self.words.len() as u64;
         let n = (key.len() as u64 + r.size()).div_ceil(GRANULE);
@@ -152,12 +153,14 @@ impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
     }
 
     /// The word of the granule at this index. Those of the spill lie side by side, backed with what they speak of.
+    #[inline(always)]
     fn word(&self, at: u64) -> &W {
         let i = if self.backed.is_some() { at } else { word_at(at, self.words.len() as u64) };
         &self.words[i as usize]
     }
 
     /// Claims `n` granules (and the rest of the lap before them, if a record would cross its end).
+    #[inline(always)]
     fn claim(&self, n: u64) -> Result<u64, Refused> {
         let size = self.words.len() as u64;
         // Or the load takes the line from another writer for reading, and the exchange takes it again.
@@ -181,11 +184,29 @@ impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
                 _ => {}
             }
             match self.tail.compare_exchange(seen, tail_word(end, claims(seen) + 1), AcqRel, Acquire) {
-                Ok(_) => return Ok(p),
+                Ok(_) => {
+                    self.ask_for(end + n);
+                    return Ok(p);
+                }
                 Err(now) => seen = now,
             }
         }
         Err(Refused::No)
+    }
+
+    /// Asks for what a record at position `p` writes, in the shared lane and as far as a usual one goes: its
+    /// commit word and two granules. The drain has read these lines in the lap before, and the exchange of a claim
+    /// waits for all stores of the call before it; so they are fetched two calls ahead. (With two writers in turn
+    /// it is the same thread's turn then.)
+    #[inline(always)]
+    fn ask_for(&self, p: u64) {
+        if self.backed.is_none() {
+            let size = self.words.len() as u64;
+            let at = index(p, size);
+            self.word(at).prefetch_write();
+            self.data.prefetch_write(at * GRANULE);
+            self.data.prefetch_write(index(p + 1, size) * GRANULE);
+        }
     }
 
     /// Has the spill backed up to position `end` at least. `populate` puts memory behind the positions from its

@@ -65,6 +65,9 @@ pub(super) struct Ring {
     pub files: ProducerFiles,
     pub base: *mut u8,
     pub geometry: Geometry,
+    /// The shared lane's commit words and granules, where the geometry says.
+    commit_words: *const AtomicU64,
+    pub granules: *mut u8,
     pub ack: *mut u8,
     pub nonce: u64,
     pub pid: u32,
@@ -100,18 +103,10 @@ impl Ring {
         // SAFETY: likewise in the ack file.
         unsafe { &*self.ack.add(at as usize).cast::<AtomicU64>() }
     }
+    #[inline(always)]
     pub fn commit_words(&self) -> &[AtomicU64] {
         // SAFETY: the layout has `granules` words there.
-        unsafe {
-            core::slice::from_raw_parts(
-                self.base.add(self.geometry.commit_word(0) as usize).cast(),
-                self.geometry.granules as usize,
-            )
-        }
-    }
-    pub fn granules(&self) -> *mut u8 {
-        // SAFETY: inside the mapping.
-        unsafe { self.base.add(self.geometry.granule(0) as usize) }
+        unsafe { core::slice::from_raw_parts(self.commit_words, self.geometry.granules as usize) }
     }
     pub fn shared_released(&self) -> &AtomicU64 {
         self.ack_word(ack::SHARED_RELEASED)
@@ -489,6 +484,8 @@ fn try_attach(config: &Config) -> Result<(), AttachError> {
         prefaulted,
         refused: refused.map(AtomicI32::new),
         base: files.ring.addr(),
+        commit_words: files.ring.word(geometry.commit_word(0)),
+        granules: files.ring.addr().wrapping_add(geometry.granule(0) as usize),
         ack: files.ack.addr(),
         files,
     };
