@@ -36,7 +36,7 @@ const CHUNK: u64 = 40_000;
 
 /// Bytes of a record in a journal, about, and with those of its line.
 const JOURNALED: u64 = 100;
-const WITH_LINE: u64 = JOURNALED + 200;
+pub const WITH_LINE: u64 = JOURNALED + 200;
 
 /// A drain in this process, of a place.
 fn drain_of(place: &Place) -> Result<Drain> {

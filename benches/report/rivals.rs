@@ -1,7 +1,8 @@
 //! Rows of rivals: `benches/rivals`, built here, in processes of their own, the same workload and clock.
 
 use crate::child::{Running, output, with_us};
-use crate::drain_rows::text_rate;
+use crate::drain_rows::{WITH_LINE, text_rate};
+use crate::machine::warm;
 use crate::output::Row;
 use crate::pairs::{Pairs, Target};
 use crate::place::{Scratch, failed};
@@ -183,14 +184,21 @@ pub fn calls(b: &Bench) -> Result<Vec<Row>> {
 
 /// First call to last byte of each, against ours.
 pub fn text(b: &Bench) -> Result<Vec<Row>> {
+    let rivals = all(b);
+    let mut rows = text_rows(b, &rivals, "text file")?;
+    rows.extend(text_rows(&b.in_memory(), &rivals, "text file in memory")?);
+    Ok(rows)
+}
+
+fn text_rows(b: &Bench, rivals: &[Rival], what: &str) -> Result<Vec<Row>> {
     let n: u64 = b.size(5_000, 1_000_000, 3_000_000);
     let scratch = Scratch::new(&b.disk)?;
     let file = scratch.path().join("rival");
     let path = file.to_string_lossy().into_owned();
     let (drain, producer) = (b.cpus.0.to_string(), b.cpus.1.to_string());
     let mut rows = Vec::new();
-    for rival in all(b) {
-        let title = format!("text file: ours / {}", shown(rival.name));
+    for rival in rivals {
+        let title = format!("{what}: ours / {}", shown(rival.name));
         if rival.name == "LTTng-UST" {
             let why = "it writes a binary trace, and no text";
             rows.push(Row { name: title, ..Row::missing("rival-text", why).foreign() });
@@ -203,6 +211,7 @@ pub fn text(b: &Bench) -> Result<Vec<Row>> {
                 let (mut ours, mut theirs) = (0.0, 0.0);
                 for which in [i % 2, (i + 1) % 2] {
                     if which == 1 {
+                        warm(n * WITH_LINE);
                         theirs = n as f64 * 1e3 / rival.number(b, &args)?;
                         flood::check(&file, 0, n)?;
                         std::fs::remove_file(&file).map_err(|e| Error::os(file.display(), e))?;
