@@ -181,7 +181,7 @@ fn build(root: &Path, name: &str) -> Result<PathBuf, String> {
     let out = Command::new(cargo)
         .args(["test", "--offline", "--no-default-features", "--test", "models", "--no-run"])
         .args(["--message-format", "json", "--quiet"])
-        // What it depends on is there already: this very test was built with it.
+        // Most of what it depends on is there already: this very test was built with it.
         .arg("--target-dir")
         .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a folder for what is built"))
         .current_dir(&pkg)
