@@ -47,25 +47,16 @@ static PROCESSORS: OnceLock<libc::cpu_set_t> = OnceLock::new();
 /// Keeps this process on the processor where it is now, and with it the victims that it forks: a stop and a wake
 /// between two processors take an interrupt each, ten times as long as the step itself.
 pub fn stay() {
-    // SAFETY: cpu sets are plain bits; what is asked and set is this thread's own.
-    unsafe {
+    // SAFETY: a cpu set is plain bits, filled by the call.
+    let here = unsafe {
         PROCESSORS.get_or_init(|| {
             let mut all: libc::cpu_set_t = core::mem::zeroed();
             assert_eq!(libc::sched_getaffinity(0, size_of_val(&all), &mut all), 0);
             all
         });
-        let mut here: libc::cpu_set_t = core::mem::zeroed();
-        libc::CPU_SET(libc::sched_getcpu() as usize, &mut here);
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&here), &here), 0);
-    }
-}
-
-/// In a fork that is no victim: it may run where this process might.
-pub fn roam() {
-    if let Some(all) = PROCESSORS.get() {
-        // SAFETY: this thread's own setting.
-        unsafe { libc::sched_setaffinity(0, size_of_val(all), all) };
-    }
+        libc::sched_getcpu()
+    };
+    spillring::sys::thread::set_affinity(here as usize).expect("the processor that it runs on");
 }
 
 /// Interrupts the waits of this process every [`ALARM`] seconds. Forks do not have the timer.
@@ -83,9 +74,11 @@ pub fn watch() {
 
 /// In a fork that has to end by itself, on any processor: it dies of SIGALRM if it has not after a minute.
 pub fn limit() {
-    roam();
     // SAFETY: settings of this process alone.
     unsafe {
+        if let Some(all) = PROCESSORS.get() {
+            libc::sched_setaffinity(0, size_of_val(all), all);
+        }
         libc::signal(libc::SIGALRM, libc::SIG_DFL);
         libc::alarm(ALARM as u32 * PATIENCE);
     }
