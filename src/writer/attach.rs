@@ -158,7 +158,7 @@ impl Ring {
 
 /// Granules of the spill that count as resident in its program: 4 MiB. What was written before is there for the drain,
 /// and need not swell a program that it has nothing to do with.
-const RESIDENT: u64 = 4 << 20 >> 6;
+const RESIDENT: u64 = (4 << 20) / GRANULE;
 
 /// How large a spill's file is made: it takes no memory before it is needed. Twice what it may hold at a time, so
 /// that one call that never ends (its thread was cancelled in the midst of it) costs no space that others need.
