@@ -292,7 +292,7 @@ pub struct RunArgs {
     pty: bool,
     /// How long to read on after the command has ended, while others have its stdout or stderr open; `inf`
     /// waits for all of them, as a shell's pipe does
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = Linger::from_str)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = Linger::from_str, allow_hyphen_values = true)]
     linger: Linger,
     /// Always say at the end how much it was (else: on a terminal, or when something was lost)
     #[arg(long)]
@@ -301,7 +301,7 @@ pub struct RunArgs {
     #[arg(long)]
     strict: bool,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -625,6 +625,11 @@ mod tests {
         let Ok(Command::Run(a)) = parse(&["run", "--strict", "ls", "-o", "x"]) else { panic!() };
         assert_eq!((a.command.len(), a.strict, a.output), (3, true, None));
         assert!(parse(&["run"]).is_err() && parse(&["run", "--"]).is_err());
+        // An option that is misspelt is not the command, but for one that says so.
+        let e = parse(&["run", "--fromat", "raw", "--", "ls"]).unwrap_err();
+        assert!(e.contains("--fromat") && e.contains("--format"), "{e}");
+        let Ok(Command::Run(a)) = parse(&["run", "--", "--fromat", "raw"]) else { panic!() };
+        assert_eq!(a.command, ["--fromat", "raw"]);
     }
 
     #[test]

@@ -1105,6 +1105,12 @@ fn what_must_not_be() {
     assert_eq!(bad(&["--linger", "soon"], 2, &["soon", "inf", "500ms"]), "");
     assert_eq!(bad(&["--linger", "-1s"], 2, &["--linger"]), "");
     assert_eq!(bad(&["--pty", "--no-capture"], 2, &["--pty", "--no-capture"]), "");
+    // Misspelt: it is not taken for the command.
+    assert_eq!(bad(&["--fromat", "raw"], 2, &["--fromat", "--format"]), "");
+    // A command that is not there: that is all there is to say, and nothing is left.
+    let o = p.spillring(&["run", "--", "no-such-command"]);
+    assert_eq!(text(&o.stderr), "spillring: no-such-command: command not found\n");
+    assert_eq!((o.status.code(), text(&o.stdout)), (Some(127), String::new()));
     // An output that cannot be opened: the command runs all the same.
     assert_eq!(
         bad(&["-o", "/no/such/dir/x"], 0, &["/no/such/dir/x", "runs without spillring", "[E"]),

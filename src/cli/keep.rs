@@ -421,6 +421,8 @@ impl<'a> Keeper<'a> {
                 Outcome::Delivered => {}
                 // A reader that goes away has what it wants. Who prints after that was not told.
                 Outcome::Broken(_) => keep |= self.handed_over,
+                // Cut off before there was anything: its command could not be started.
+                Outcome::Lagging(p) if records == 0 && p.lag.records == 0 => {}
                 Outcome::Lagging(p) | Outcome::Failed(p) => {
                     say!("{}", p.line(&self.settings.channel));
                     keep = true;
