@@ -11,6 +11,12 @@ const TAG: u32 = 41;
 const ONE: u64 = 2;
 const COUNTED: u64 = 1;
 
+/// How far ahead of a record a call asks for lines of the lane, bytes, and for how many. The drain has read them a
+/// lap ago, so each one's first store waits until the other processor has given it up: 5 to 9 ns a record where the
+/// store comes first. Nearer is too late when calls follow each other (measured: 256, 512, 1024, 2048, 4096), farther
+/// takes more of the cache. Two lines: records of up to 128 bytes never outrun them.
+const AHEAD: [u64; 2] = [2048, 2048 + 64];
+
 /// The words of one thread lane, as its owner sees them.
 pub struct ThreadLane<'a, W, B> {
     /// Position behind the last published record.
@@ -104,7 +110,10 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         if n > self.capacity / 4 || n as i64 > local.limit().wrapping_sub(tail) as i64 {
             return false;
         }
-        r.write(self.data, tail & (self.capacity - 1));
+        let at = tail & (self.capacity - 1);
+        r.write(self.data, at);
+        // Behind the lane's end they are of no use, once a lap, and of no harm: nothing need be there.
+        AHEAD.into_iter().for_each(|d| self.data.prefetch_write(at + d));
         self.publish(Place { tail, pad: 0, n });
         true
     }
