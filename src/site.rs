@@ -123,7 +123,7 @@ use std::time::Duration;
 /// ```
 #[macro_export]
 macro_rules! log {
-    ($level:expr, $($rest:tt)+) => { $crate::__log_to!($crate::writer::log, $level, $($rest)+) };
+    ($level:expr, $($rest:tt)+) => { $crate::__log_to!($crate::writer::logged, $level, $($rest)+) };
 }
 
 /// Logs the program's steps. See [`log!`](crate::log).
@@ -306,7 +306,7 @@ pub fn with_texts<const N: usize>(values: [fmt::Arguments<'_>; N], f: impl FnOnc
     f(texts);
 }
 
-/// A log call to any function `fn(&'static Site, impl Args)`.
+/// A log call to any function `fn(Way, &'static Site, impl Args)`.
 ///
 /// It reads its tokens from the left: first what stands before the format string (`@head`), then the
 /// arguments (`@args`), one by one, so that `name = value` is seen before it is taken for an assignment. It
@@ -433,23 +433,28 @@ macro_rules! __log_to {
             $crate::record::stored($fmt, __SPILLRING_IS, &__SPILLRING_FMT),
         )
         .with_fields($crate::record::utf8(&__SPILLRING_FIELDS));
-        if $crate::record::enabled(__SPILLRING_LEVEL) && __SPILLRING_SITE.passes() {
-            match ($($crate::__log_to!(@value $how $v),)* $($crate::site::Time::from($time),)?) {
-                ($($id,)* $($at,)?) => {
-                    if __SPILLRING_IS.captures {
-                        $crate::site::with_texts(
-                            [
-                                ::core::format_args!($fmt, $($p,)* $($name = $nid,)*),
-                                $(::core::format_args!("{}", $x),)*
-                            ],
-                            |[text, $($x),*]| $crate::__log_to!(@to $to, [$($at)?] __SPILLRING_SITE, text, $($fid,)*),
-                        );
-                    } else {
-                        if false {
-                            let _ = ::core::format_args!($fmt, $($p,)* $($name = $nid,)*);
+        if $crate::record::enabled(__SPILLRING_LEVEL) {
+            if let ::core::option::Option::Some(way) = __SPILLRING_SITE.passes() {
+                match ($($crate::__log_to!(@value $how $v),)* $($crate::site::Time::from($time),)?) {
+                    ($($id,)* $($at,)?) => {
+                        if __SPILLRING_IS.captures {
+                            $crate::site::with_texts(
+                                [
+                                    ::core::format_args!($fmt, $($p,)* $($name = $nid,)*),
+                                    $(::core::format_args!("{}", $x),)*
+                                ],
+                                |[text, $($x),*]| {
+                                    $crate::__log_to!(@to $to, [$($at)?] way, __SPILLRING_SITE, text, $($fid,)*)
+                                },
+                            );
+                        } else {
+                            if false {
+                                let _ = ::core::format_args!($fmt, $($p,)* $($name = $nid,)*);
+                            }
+                            $crate::__log_to!(@texts [$($y)* $($x)*] $crate::__log_to!(
+                                @to $to, [$($at)?] way, __SPILLRING_SITE, $($p,)* $($nid,)* $($fid,)*
+                            ))
                         }
-                        $crate::__log_to!(@texts [$($y)* $($x)*]
-                            $crate::__log_to!(@to $to, [$($at)?] __SPILLRING_SITE, $($p,)* $($nid,)* $($fid,)*))
                     }
                 }
             }
@@ -463,9 +468,12 @@ macro_rules! __log_to {
     (@texts [$($x:ident)+] $do:expr) => {
         $crate::site::with_texts([$(::core::format_args!("{}", $x)),+], |[$($x),+]| $do)
     };
-    (@to $to:path, [] $site:expr, $($id:ident,)*) => { $to(&$site, ($($id,)*)) };
-    (@to $to:path, [$at:ident] $site:expr, $($id:ident,)*) => {
-        $crate::writer::log_at(&$site, ($($id,)*), $at)
+    (@to $to:path, [] $way:ident, $site:expr, $($id:ident,)*) => { $to($way, &$site, ($($id,)*)) };
+    (@to $to:path, [$at:ident] $way:ident, $site:expr, $($id:ident,)*) => {
+        {
+            let _ = $way;
+            $crate::writer::log_at(&$site, ($($id,)*), $at)
+        }
     };
 
     ($to:path, $level:expr, $($rest:tt)*) => {

@@ -83,17 +83,22 @@ impl Word for AtomicU64 {
     }
     #[inline(always)]
     fn prefetch_write(&self) {
-        prefetch_write(core::ptr::from_ref(self).cast());
+        prefetch_write::<0>(core::ptr::from_ref(self).cast());
     }
 }
 
-/// Asks for the cache line of `p`, to write it; a hint. Nothing need be there.
+/// Asks for the cache line of `p + AHEAD`, to write it; a hint. Nothing need be there.
 #[inline(always)]
-pub(crate) fn prefetch_write(p: *const u8) {
+pub(crate) fn prefetch_write<const AHEAD: usize>(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: reads and writes nothing, and never faults; a processor without it does nothing.
     unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
+        core::arch::asm!(
+            "prefetchw [{} + {}]",
+            in(reg) p,
+            const AHEAD,
+            options(nostack, preserves_flags, readonly),
+        );
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
@@ -105,6 +110,6 @@ pub trait Bytes {
     fn write(&self, at: u64, src: &[u8]);
     /// Copies from `at` to `dst`. What comes is to be validated: it may be overwritten meanwhile.
     fn read(&self, at: u64, dst: &mut [u8]);
-    /// Asks for the cache line of `at`, to write it; a hint.
-    fn prefetch_write(&self, _at: u64) {}
+    /// Asks for the cache line of `at + AHEAD`, to write it; a hint. Nothing need be there.
+    fn prefetch_write<const AHEAD: usize>(&self, _at: u64) {}
 }

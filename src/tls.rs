@@ -3,9 +3,9 @@
 //! `thread_local!` would do on most threads, but not on all: under dlopen it is allocated lazily, on a
 //! thread's first touch, which may be in a signal handler that interrupted malloc. Stable Rust cannot
 //! ask for the initial-exec model, so the symbol is defined and loaded in assembly; in an executable
-//! the linker relaxes the load to a constant. All zeros is the block of a thread that never logged.
+//! the linker relaxes the load to a constant.
 //!
-//! The zeros stand in .tdata: .tbss follows that at its own alignment, and the gap would be static thread-local
+//! It stands in .tdata, also because .tbss follows that at its own alignment, and the gap would be static thread-local
 //! storage, which is scarce under dlopen. For the same reason the block is aligned to half a cache line: what a dlopen
 //! takes is rounded up to the alignment.
 #![allow(unsafe_code)]
@@ -18,8 +18,8 @@ use crate::sync::{AtomicPtr, AtomicU32, AtomicU64};
 pub struct Block {
     /// 1 while a call of this thread is open.
     pub busy: AtomicU32,
-    /// Complement of the fork generation that the rest belongs to; 0 = none.
-    pub not_generation: AtomicU32,
+    /// The fork generation that the rest belongs to, [`NO_GENERATION`] = none.
+    pub generation: AtomicU32,
     /// Header of this thread's lane in the ring, null = none.
     pub lane: AtomicPtr<u8>,
     /// Data of the lane.
@@ -36,7 +36,10 @@ pub struct Block {
     pub ring: AtomicPtr<u8>,
 }
 
-const _: () = assert!(size_of::<Block>() == 64);
+/// Of a thread that never logged. Not 0, which is what a forked child's page says before it has attached.
+pub const NO_GENERATION: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<Block>() == 64 && core::mem::offset_of!(Block, generation) == 4);
 
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
@@ -47,7 +50,8 @@ core::arch::global_asm!(
     ".size __spillring_block_0_1, 64",
     ".balign 32",
     "__spillring_block_0_1:",
-    ".zero 64",
+    ".long 0, 0xffffffff", // busy, generation
+    ".zero 56",
     ".popsection",
 );
 
@@ -60,7 +64,8 @@ core::arch::global_asm!(
     ".size __spillring_block_0_1, 64",
     ".balign 32",
     "__spillring_block_0_1:",
-    ".zero 64",
+    ".long 0, 0xffffffff", // busy, generation
+    ".zero 56",
     ".popsection",
 );
 

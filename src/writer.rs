@@ -1,6 +1,6 @@
 //! gate → encode → thread lane, else shared lane, else spill, else count.
 //!
-//! [`log()`] is the real instance of [`lane::call::log`](crate::lane::call::log): thread-local words in the
+//! [`logged`] is the real instance of [`lane::call`](crate::lane::call): thread-local words in the
 //! thread's block, shared words in the mappings of its ring and its spill. Everything on that path is
 //! async-signal-safe; the kernel is entered when the spill has to grow, on a thread's first call (tid
 //! probes, a lane's pages) and in a forked child's first call (its ring).
@@ -23,16 +23,16 @@ pub use guard::{Guard, drain_present, flush, flush_sinks, init, init_with};
 pub use thread::{may_wait, prepare, thread_prefault, thread_reset};
 pub use time::Time;
 
-use crate::lane::call::{self, Env, Local};
+use crate::lane::call::{self, Env, Local, Tried};
 use crate::lane::{Outcome, Record, SharedLane, ThreadLane};
 use crate::layout::ring::{lane, record, word};
-use crate::record::{Args, Site, SiteFacts};
+use crate::record::{Args, Site, SiteFacts, Together, Way};
 use crate::sync::{self, AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
 use attach::{Policy, Ring};
 use core::cell::{Cell, UnsafeCell};
-use time::{At, Now, Stamp};
+use time::{At, Now, Stamp, Usual};
 
 /// Memory of a ring that this process maps, from the address of this value on. Opaque and of no size:
 /// a reference to it is an address, which costs the hot path a register and no memory.
@@ -66,8 +66,8 @@ impl Bytes for Base {
         unsafe { core::ptr::copy_nonoverlapping(self.ptr().add(at as usize), dst.as_mut_ptr(), dst.len()) };
     }
     #[inline(always)]
-    fn prefetch_write(&self, at: u64) {
-        sync::prefetch_write(self.ptr().wrapping_add(at as usize));
+    fn prefetch_write<const AHEAD: usize>(&self, at: u64) {
+        sync::prefetch_write::<AHEAD>(self.ptr().wrapping_add(at as usize));
     }
 }
 
@@ -78,23 +78,8 @@ struct SiteRecord<A, T> {
     site: &'static Site,
     id: u32,
     args: A,
-    /// Length of the site's entry in front of the payload, when it has no number.
+    /// Length of the site's entry in front of the payload, where it has no number.
     inline_site: u64,
-}
-
-impl<A: Args, T: Stamp> SiteRecord<A, T> {
-    #[inline(always)]
-    fn new(site: &'static Site, args: A, time: T) -> Self {
-        let id = site.id::<A>();
-        let inline_site = if id != 0 { 0 } else { inline_len::<A>(site) };
-        SiteRecord { time, site, id, args, inline_site }
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn inline_len<A: Args>(site: &'static Site) -> u64 {
-    site.facts::<A>().encoded_len() as u64
 }
 
 impl<A: Args, T: Stamp> Record<Base> for SiteRecord<A, T> {
@@ -108,7 +93,7 @@ impl<A: Args, T: Stamp> Record<Base> for SiteRecord<A, T> {
         unsafe {
             let p = to.ptr().add(at as usize);
             p.cast::<u64>().write(record::word0(self.size(), record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(self.time.or(attach::now));
+            p.add(record::TICKS as usize).cast::<u64>().write(self.time.get());
             p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
             let mut payload = p.add(record::HEADER as usize);
             if self.inline_site != 0 {
@@ -226,9 +211,7 @@ impl Env for Call<'_> {
 
     #[inline(always)]
     fn stale(&self) -> bool {
-        // Zero in the block and zero in the page (never logged; forked) are not a match: the block
-        // holds the complement.
-        let stale = attach::generation() ^ self.block.not_generation.load(Relaxed) != u32::MAX;
+        let stale = attach::generation() != self.block.generation.load(Relaxed);
         // The ring after that: a handler that sets up the thread in between would leave this call, its
         // first, with "not stale" and no ring.
         compiler_fence(SeqCst);
@@ -364,62 +347,89 @@ impl Env for Call<'_> {
     }
 }
 
-/// Logs one record. What the macros call.
+/// Logs one record, whatever the filter says of its site's target.
 ///
 /// Async-signal-safe. Never waits (unless the policy is `block`), keeps errno. A call before
 /// [`init`] is counted ([`status`]) and goes nowhere.
 #[inline(always)]
 pub fn log<A: Args>(site: &'static Site, args: A) {
-    logged(&SiteRecord::new(site, args, Now));
+    logged(site.passes().unwrap_or(Way::Otherwise), site, args);
+}
+
+/// Logs one record of a site that has answered the way. What the macros call. Everything as [`log`].
+#[inline(always)]
+pub fn logged<A: Args>(way: Way, site: &'static Site, args: A) {
+    let mut left = BEGINS;
+    if way == Way::Usual
+        && let Some(id) = site.usual_id::<A>()
+    {
+        debug_assert!(id != 0);
+        let call = Call::new();
+        match call::try_usual(&call, &SiteRecord { time: Usual, site, id, args, inline_site: 0 }) {
+            Tried::Done => return,
+            Tried::Nested => {}
+            Tried::Left { stale: true } => left = STALE,
+            Tried::Left { stale: false } => left = call.ring.get().expose_provenance(),
+        }
+    }
+    args.apart::<Otherwise>(site, left);
+}
+
+/// What a call site tells of a call that goes otherwise: nothing has been done, ...
+const BEGINS: usize = 0;
+/// ... or it has [left](Tried::Left) the usual way, stale; any other word is the ring that was found, then it was not.
+const STALE: usize = 1;
+
+/// A site's first call in this process (or one whose site has no place in the arena), a nested call, one that finds
+/// no room, a thread's first one, another clock, calls that wake a drain.
+struct Otherwise;
+
+impl Together for Otherwise {
+    #[inline(always)]
+    fn call<A: Args>(site: &'static Site, left: usize, args: A) {
+        if left == BEGINS {
+            return logged_otherwise(site, args, Now);
+        }
+        let call = Call::new();
+        if left != STALE {
+            call.ring.set(core::ptr::with_exposed_provenance(left));
+        }
+        let r = SiteRecord { time: Usual, site, id: site.id::<A>(), args, inline_site: 0 };
+        call::rest(call, r, left == STALE);
+    }
+}
+
+#[inline(never)]
+fn logged_otherwise<A: Args, T: Stamp>(site: &'static Site, args: A, time: T) {
+    let mut r = SiteRecord { time, site, id: site.id::<A>(), args, inline_site: 0 };
+    let _errno = (r.id == 0).then(SavedErrno::save);
+    if r.id == 0 {
+        let generation = attach::generation();
+        match attach::register::<A>(site) {
+            Some(id) => r.id = id,
+            None => r.inline_site = site.facts::<A>().encoded_len() as u64,
+        }
+        if generation != 0 && attach::generation() != generation {
+            return; // A handler has forked meanwhile, and this is the child: the call is its parent's.
+        }
+    }
+    if r.id != 0 {
+        site.settle();
+    }
+    call::log(&Call::new(), &r);
+    attach::published();
 }
 
 /// The same at a time that the caller says. Async-signal-safe.
 #[inline(never)]
 pub fn log_at<A: Args>(site: &'static Site, args: A, time: Time) {
-    logged(&SiteRecord::new(site, args, At(time.ticks())));
+    logged_otherwise(site, args, At(time.ticks()));
 }
 
 /// Logs one record of a site that is not static: the record carries `facts`, so it is longer by as much.
 /// Its argument types are those of `args`, whatever `facts` says. Async-signal-safe.
 pub fn log_facts<A: Args>(facts: &SiteFacts<'_>, args: A) {
     let r = FactsRecord { facts: SiteFacts { types: A::TYPES, ..*facts }, args };
-    call::log(&Call::new(), &r);
-    attach::published();
-}
-
-/// By reference, so that what goes to the cold functions is a copy that the usual way does not make.
-#[inline(always)]
-fn logged<A: Args, T: Stamp>(r: &SiteRecord<A, T>) {
-    if r.id == 0 {
-        return first_of_site(*r);
-    }
-    if !attach::usual() {
-        return logged_otherwise(*r);
-    }
-    let &SiteRecord { site, id, args, time, .. } = r;
-    call::log(&Call::new(), &SiteRecord { site, id, args, inline_site: 0, time: time.usual() });
-}
-
-/// With another clock than the processor's, or calls that wake a drain.
-#[inline(never)]
-fn logged_otherwise<A: Args, T: Stamp>(r: SiteRecord<A, T>) {
-    call::log(&Call::new(), &r);
-    attach::published();
-}
-
-/// The first call of a site in this process (or one whose site has no place in the arena).
-#[cold]
-#[inline(never)]
-fn first_of_site<A: Args, T: Stamp>(mut r: SiteRecord<A, T>) {
-    let _errno = SavedErrno::save();
-    let generation = attach::generation();
-    if let Some(id) = attach::register::<A>(r.site) {
-        r.id = id;
-        r.inline_site = 0;
-    }
-    if generation != 0 && attach::generation() != generation {
-        return; // A handler has forked meanwhile, and this is the child: the call is its parent's.
-    }
     call::log(&Call::new(), &r);
     attach::published();
 }

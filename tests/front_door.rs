@@ -5,7 +5,7 @@
 use common::{Found, Scratch, fork_and, journal_records, settings};
 use spillring::drain::{Drain, DrainConfig};
 use spillring::env::Settings;
-use spillring::record::{Args, CompiledFormat, Site, show_value};
+use spillring::record::{Args, CompiledFormat, Site, Way, show_value};
 use spillring::site::{Filter, Gate, Level, MAX_TEXT, Time, set_filter, set_gate};
 use spillring::sync::{AtomicU32, Ordering::Relaxed};
 use spillring::{Code, Logger};
@@ -35,7 +35,7 @@ thread_local! {
 }
 
 /// Stands in for the writer; keeps text and fields as readers find them.
-fn keep<A: Args>(site: &'static Site, args: A) {
+fn keep<A: Args>(_: Way, site: &'static Site, args: A) {
     let mut payload = vec![0; args.encoded_len()];
     // SAFETY: there is room for so many bytes.
     unsafe { args.put(payload.as_mut_ptr()) };

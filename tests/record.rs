@@ -523,7 +523,7 @@ thread_local! {
 }
 
 /// Stands in for the writer.
-fn keep<A: Args>(site: &'static Site, args: A) {
+fn keep<A: Args>(_: Way, site: &'static Site, args: A) {
     LOGGED.with_borrow_mut(|all| all.push((site, A::TYPES, payload(args))));
 }
 

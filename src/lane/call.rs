@@ -96,15 +96,26 @@ pub enum Outcome {
     NoRing,
 }
 
-/// One log call. Async-signal-safe; bounded steps; enters the kernel only in [`Env::back_spill`] (and
-/// in [`Env::renew`] on a thread's first call, and where waiting was asked for).
+/// How far a call came on the usual way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// Its record is in its thread's lane.
+    Done,
+    /// Nowhere: another call of this thread is open.
+    Nested,
+    /// It has set `busy` and written nothing: [`rest`] is to be called. `stale`: as it was found then; a fork since
+    /// is the parent's business.
+    Left {
+        /// [`Env::stale`].
+        stale: bool,
+    },
+}
+
+/// The usual way of a log call. Whatever it says is left to the caller, so that nothing need be kept for that.
 #[inline(always)]
-pub fn log<R: Record<E::B> + Clone, E: Env>(env: &E, r: &R) -> Outcome {
+pub fn try_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Tried {
     if env.busy() {
-        // By value, here and below: a reference that reaches a cold function would keep everything that
-        // the hot path has in registers in memory. And last: what comes back from a cold function to the
-        // hot path has to be kept over it, in registers that are saved on each call.
-        return nested(env.clone(), r.clone());
+        return Tried::Nested;
     }
     // A handler that comes between the load and this store finds `busy` clear, runs a whole call,
     // and leaves it clear again.
@@ -119,34 +130,41 @@ pub fn log<R: Record<E::B> + Clone, E: Env>(env: &E, r: &R) -> Outcome {
         // After the tail store: until then a handler must not take the lane.
         env.fence();
         env.set_busy(false);
-        return Outcome::Lane;
+        return Tried::Done;
     }
-    unusual(env.clone(), r.clone(), stale)
+    Tried::Left { stale }
 }
 
-/// The usual way of a call by itself: no other call of this thread is open, its state is good, its lane has room below
-/// the limit. False: nothing is logged and nothing of it is left; the caller begins anew with [`log`]. (As a reservation
-/// that is aborted at once: `busy` was set and is clear again, no other word was stored.) No function is called here, so
-/// that its caller has less to save.
+/// One log call. Async-signal-safe; bounded steps; enters the kernel only in [`Env::back_spill`] (and
+/// in [`Env::renew`] on a thread's first call, and where waiting was asked for).
+#[inline(always)]
+pub fn log<R: Record<E::B> + Clone, E: Env>(env: &E, r: &R) -> Outcome {
+    match try_usual(env, r) {
+        Tried::Done => Outcome::Lane,
+        // By value, here and below: a reference that reaches a cold function would keep everything that
+        // the hot path has in registers in memory.
+        Tried::Nested => nested(env.clone(), r.clone()),
+        Tried::Left { stale } => rest(env.clone(), r.clone(), stale),
+    }
+}
+
+/// [`try_usual`] for a caller that begins anew with [`log`] where that is not done: false, and nothing of the call is
+/// left. (As a reservation that is aborted at once: `busy` was set and is clear again, no other word was stored.) No
+/// function is called here, so that its caller has less to save.
 #[inline(always)]
 pub fn log_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> bool {
-    if env.busy() {
-        return false;
+    let tried = try_usual(env, r);
+    if let Tried::Left { .. } = tried {
+        env.fence();
+        env.set_busy(false);
     }
-    // As in `log`.
-    env.set_busy(true);
-    env.fence();
-    let done = !env.stale() && env.lane().is_some_and(|lane| lane.write(env, r));
-    env.fence();
-    env.set_busy(false);
-    done
+    tried == Tried::Done
 }
 
-/// The rest of a call that has set `busy` and written nothing. `stale`: as it was found then; a fork since is
-/// the parent's business.
+/// The rest of a call that has [left](Tried::Left) the usual way.
 #[cold]
 #[inline(never)]
-fn unusual<R: Record<E::B> + Clone, E: Env>(env: E, r: R, stale: bool) -> Outcome {
+pub fn rest<R: Record<E::B> + Clone, E: Env>(env: E, r: R, stale: bool) -> Outcome {
     let out = if stale && !env.renew(false) {
         Outcome::NoRing
     } else {

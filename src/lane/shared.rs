@@ -204,8 +204,8 @@ impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
             let size = self.words.len() as u64;
             let at = index(p, size);
             self.word(at).prefetch_write();
-            self.data.prefetch_write(at * GRANULE);
-            self.data.prefetch_write(index(p + 1, size) * GRANULE);
+            self.data.prefetch_write::<0>(at * GRANULE);
+            self.data.prefetch_write::<0>(index(p + 1, size) * GRANULE);
         }
     }
 

@@ -11,11 +11,11 @@ const TAG: u32 = 41;
 const ONE: u64 = 2;
 const COUNTED: u64 = 1;
 
-/// How far ahead of a record a call asks for lines of the lane, bytes, and for how many. The drain has read them a
+/// How far ahead of a record a call asks for two lines of the lane, bytes. The drain has read them a
 /// lap ago, so each one's first store waits until the other processor has given it up: 5 to 9 ns a record where the
 /// store comes first. Nearer is too late when calls follow each other (measured: 256, 512, 1024, 2048, 4096), farther
-/// takes more of the cache. Two lines: records of up to 128 bytes never outrun them.
-const AHEAD: [u64; 2] = [2048, 2048 + 64];
+/// takes more of the cache. Records of up to 128 bytes never outrun two lines.
+const AHEAD: usize = 2048;
 
 /// The words of one thread lane, as its owner sees them.
 pub struct ThreadLane<'a, W, B> {
@@ -113,7 +113,8 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         let at = tail & (self.capacity - 1);
         r.write(self.data, at);
         // Behind the lane's end they are of no use, once a lap, and of no harm: nothing need be there.
-        AHEAD.into_iter().for_each(|d| self.data.prefetch_write(at + d));
+        self.data.prefetch_write::<AHEAD>(at);
+        self.data.prefetch_write::<{ AHEAD + 64 }>(at);
         self.publish(Place { tail, pad: 0, n });
         true
     }

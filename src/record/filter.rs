@@ -2,9 +2,9 @@
 //!
 //! A call looks at two words. The *gate* is the lowest level that any target has: one load, one compare,
 //! and a call below it is done. Behind it the site's own *verdict*, found out once by its target and tagged
-//! with the *generation* of the filter that it was found under: one load, one compare. Three answers of one
-//! compare, so that a call whose target is switched off takes as few instructions: the verdict is the
-//! generation (passes), one more (does not), or less (a filter has come since: find out).
+//! with the filter that it was found under: one load, one compare with the word of now. Three answers of one
+//! compare, so that a call whose target is switched off takes as few instructions: equal (it passes, the site has a
+//! number, and calls go the usual way), more (it does not pass), or less (it is to be found out).
 #![allow(unsafe_code)] // The filter in force is reached through a pointer, because a handler may ask.
 
 use super::{BadLevel, Gate, Level, Site};
@@ -175,15 +175,30 @@ impl FromStr for Filter {
 }
 
 /// What every call loads and hardly anything stores, side by side: one address, one cache line.
-#[repr(C, align(16))]
+#[repr(C, align(32))]
 struct Words {
     /// Lowest level that passes for any target.
     gate: AtomicU32,
-    /// Even; two more with each filter. 0: there never was a filter with targets, and a site that has no
-    /// verdict passes.
+    /// For sites of other languages. Even; two more with each filter. 0: there never was a filter with targets, and
+    /// a site that has no verdict passes.
     generation: AtomicU64,
+    /// What a site's verdict is compared with: a multiple of [`STEP`], one more step with each filter, and
+    /// [`USUAL`]. It never goes back.
+    now: AtomicU64,
 }
-static WORDS: Words = Words { gate: AtomicU32::new(Level::Info as u32), generation: AtomicU64::new(0) };
+static WORDS: Words = Words {
+    gate: AtomicU32::new(Level::Info as u32),
+    generation: AtomicU64::new(0),
+    now: AtomicU64::new(STEP),
+};
+
+/// From one filter to the next. Between lie a site's verdicts: with `B` the multiple of the filter in force, `B - 1`
+/// it passes, `B + USUAL` it passes, has a number, and its calls go the usual way, `B + OFF` it does not pass.
+const STEP: u64 = 4;
+/// In [`Words::now`]: calls go the usual way ([`calls_are_usual`]).
+const USUAL: u64 = 1;
+const OFF: u64 = 2;
+
 #[inline(always)]
 fn words() -> &'static Words {
     let p = near!(WORDS: Words);
@@ -212,24 +227,65 @@ impl Verdict {
     }
 }
 
+/// How a call that passes goes on.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Its site has a number, the process reads one of the usual clocks, and no call wakes a drain.
+    Usual,
+    /// Not all of that is known.
+    Otherwise,
+}
+
+/// From now on calls may go the usual way: the clock is known, and one of the usual ones, and no call wakes a drain.
+pub(crate) fn calls_are_usual() {
+    // Release, pairs with `passes`: what the writer has stored for such calls comes before it.
+    words().now.fetch_or(USUAL, Release);
+}
+
 impl Site {
-    /// Whether its target lets its level through; ask [`enabled`] first. Two loads and a compare, but for the
-    /// first call after each new filter. Async-signal-safe.
+    /// Whether its target lets its level through, and how; ask [`enabled`] first. Two loads and a compare, but for
+    /// the first call after each new filter. Async-signal-safe.
     #[inline(always)]
-    pub fn passes(&self) -> bool {
-        let (mine, now) = (self.verdict.0.load(Relaxed), words().generation.load(Relaxed));
-        mine == now || mine < now && self.find_out()
+    pub fn passes(&self) -> Option<Way> {
+        // Its own word first: what it was compared with when it was stored is then seen here, or something later,
+        // so that only a verdict that says so is more than now. Acquire, pairs with `settle` (the site's number)
+        // and with `calls_are_usual`.
+        let mine = self.verdict.0.load(Acquire);
+        let now = words().now.load(Acquire);
+        if mine == now {
+            Some(Way::Usual)
+        } else if mine < now && self.find_out() {
+            Some(Way::Otherwise)
+        } else {
+            None
+        }
     }
 
     #[cold]
     #[inline(never)]
     fn find_out(&self) -> bool {
-        // Acquire, pairs with `put`: with this generation comes its filter, or a later one; then the
-        // generation that is stored here is an old one, and the next call asks again.
-        let generation = words().generation.load(Acquire);
+        // Acquire, pairs with `put`: with this number comes its filter, or a later one; then the verdict that is
+        // stored here is of an old one, and the next call asks again.
+        let base = words().now.load(Acquire) & !(STEP - 1);
+        if self.verdict.0.load(Relaxed) == base - 1 {
+            return true;
+        }
         let yes = allows(self.level, self.target);
-        self.verdict.0.store(generation + u64::from(!yes), Relaxed);
+        // That it was settled meanwhile may get lost: the next call settles it.
+        self.verdict.0.store(if yes { base - 1 } else { base + OFF }, Relaxed);
         yes
+    }
+
+    /// It has a number: if it is known to pass, and calls go the usual way, its next ones do. Async-signal-safe.
+    pub(crate) fn settle(&self) {
+        let now = words().now.load(Acquire);
+        let passes = (now & !(STEP - 1)) - 1;
+        if now & USUAL != 0 && self.verdict.0.load(Relaxed) == passes {
+            // Release, pairs with `passes`: whoever sees it sees the number. By exchange: a verdict that somebody
+            // else has found under a later filter stays.
+            let _ = self.verdict.0.compare_exchange(passes, now, Release, Relaxed);
+        }
     }
 }
 
@@ -269,7 +325,7 @@ impl ForeignVerdict {
     #[inline(never)]
     fn find_out(&self, level: u8, target: &[u8]) -> bool {
         let Some(level) = Level::from_u8(level) else { return true };
-        // As `Site::find_out`.
+        // Acquire, pairs with `put`, as in `Site::find_out`.
         let generation = words().generation.load(Acquire) as u32;
         // A target that is no text is none that a filter names.
         let yes = allows(level, std::str::from_utf8(target).unwrap_or(""));
@@ -310,6 +366,7 @@ fn put(filter: *mut Filter, gate: Gate) {
     if !filter.is_null() || !had.is_null() {
         // Release: after the filter.
         words().generation.fetch_add(2, Release);
+        words().now.fetch_add(STEP, Release);
     }
     for hook in &HOOKS {
         let f = hook.load(Acquire);
@@ -398,7 +455,7 @@ mod tests {
         let site = |target| Site::new(Level::Debug, target, "f", 1, "");
         let (db, web) = (site("app::db"), site("app::web"));
         let ask = || {
-            let one = |s: &Site| enabled(s.level) && s.passes();
+            let one = |s: &Site| enabled(s.level) && s.passes().is_some();
             (one(&db), one(&web))
         };
         assert_eq!(ask(), (false, false), "info");
@@ -412,6 +469,25 @@ mod tests {
             set_filter(&"off".parse().unwrap());
             assert_eq!((ask(), allows(Level::Error, "x")), ((false, false), false));
         }
+        // With a number, and where calls go the usual way, its own do: until the next filter, and not if it is off.
+        set_filter(&"warn,app::db=debug".parse().unwrap());
+        let settle = || {
+            db.settle();
+            web.settle();
+            (db.passes(), web.passes())
+        };
+        assert_eq!((db.passes(), web.passes()), (Some(Way::Otherwise), None));
+        assert_eq!(settle(), (Some(Way::Otherwise), None), "the clock is not known");
+        calls_are_usual();
+        assert_eq!((db.passes(), web.passes()), (Some(Way::Otherwise), None));
+        assert_eq!(settle(), (Some(Way::Usual), None));
+        set_filter(&"warn,app::web=debug".parse().unwrap());
+        db.settle();
+        assert_eq!((db.passes(), web.passes()), (None, Some(Way::Otherwise)), "a verdict of before");
+        assert_eq!(settle(), (None, Some(Way::Usual)));
+        set_gate(Gate::From(Level::Debug));
+        assert_eq!((db.passes(), web.passes()), (Some(Way::Otherwise), Some(Way::Otherwise)));
+        assert_eq!(settle(), (Some(Way::Usual), Some(Way::Usual)));
         set_gate(Gate::From(Level::Info));
         assert_eq!(ask(), (false, false));
     }

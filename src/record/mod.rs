@@ -22,10 +22,11 @@ mod site;
 mod text;
 mod value;
 
-pub use args::{Arg, Args, Capture};
+pub use args::{Arg, Args, Capture, Together};
 pub use fields::{DynFields, Field, Fields, Span, Spans, show_value};
+pub(crate) use filter::calls_are_usual;
 pub use filter::{
-    BadFilter, Filter, ForeignVerdict, STATIC_GATE, allows, enabled, gate, gate_word, on_filter_change,
+    BadFilter, Filter, ForeignVerdict, STATIC_GATE, Way, allows, enabled, gate, gate_word, on_filter_change,
     set_filter, set_gate,
 };
 pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8};

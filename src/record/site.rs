@@ -68,6 +68,15 @@ impl Site {
         if A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE { id } else { 0 }
     }
 
+    /// The number of its entry, where [`passes`](Site::passes) has answered that there is one, and it is for these
+    /// argument types. Async-signal-safe.
+    #[inline(always)]
+    pub(crate) fn usual_id<A: Args>(&self) -> Option<u32> {
+        // Relaxed: that answer was ordered behind the number.
+        let mine = A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE;
+        mine.then(|| self.id.load(Ordering::Relaxed))
+    }
+
     /// Whether the entry of this site is the one for these argument types. Ask before making one: if
     /// not, no entry is to be made and every such record carries its own. Async-signal-safe.
     pub fn claim<A: Args>(&self) -> bool {

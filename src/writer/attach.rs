@@ -185,8 +185,7 @@ static ZERO: AtomicU64 = AtomicU64::new(0);
 struct Hot {
     /// Word in a page that the kernel wipes in forked children.
     generation: AtomicPtr<AtomicU64>,
-    /// The clock of the timestamps, and [`WAKES`]; 0 before `init`. One word, so that the usual case is one
-    /// compare.
+    /// How a call reads the clock (`READ_*`), and [`WAKES`]. One word, so that the usual cases are one compare.
     clock: AtomicU32,
     /// The drain's clock: `ctl`'s tick word once it is mapped.
     tick: AtomicPtr<AtomicU64>,
@@ -194,7 +193,7 @@ struct Hot {
 
 static HOT: Hot = Hot {
     generation: AtomicPtr::new((&raw const ZERO).cast_mut()),
-    clock: AtomicU32::new(0),
+    clock: AtomicU32::new(READ_UNKNOWN),
     tick: AtomicPtr::new((&raw const ZERO).cast_mut()),
 };
 
@@ -214,42 +213,60 @@ static FAILED: AtomicI32 = AtomicI32::new(0);
 static FAILED_AT: AtomicU64 = AtomicU64::new(0);
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
 
-/// In [`Hot::clock`]: a call wakes a drain that sleeps (idle policy `park`).
+/// In [`Hot::clock`]: the processor's counter; the drain's word.
+const READ_TSC: u32 = 0;
+const READ_TICK: u32 = 1;
+/// A system call; nothing is known before `init`.
+const READ_MONOTONIC: u32 = 2;
+const READ_UNKNOWN: u32 = 3;
+/// A call wakes a drain that sleeps (idle policy `park`).
 const WAKES: u32 = 1 << 8;
 static LAST_WOKEN: AtomicU32 = AtomicU32::new(0);
 pub(super) const CLOCK_TSC: u32 = 1;
 pub(super) const CLOCK_MONOTONIC: u32 = 2;
 pub(super) const CLOCK_TICK: u32 = 3;
 
-/// Whether the clock is the processor's, and no call wakes a drain. Never true before `init`: the ring that a
-/// call then finds may be of another clock.
+/// Whether the clock is the processor's or the drain's, and no call wakes a drain. Never true before `init`: the
+/// ring that a call then finds may be of another clock.
 #[inline(always)]
 pub(super) fn usual() -> bool {
-    hot().clock.load(Relaxed) == CLOCK_TSC
+    hot().clock.load(Relaxed) <= READ_TICK
+}
+
+/// The timestamp of a record, where [`usual`] was true.
+#[inline(always)]
+pub(super) fn usual_now() -> u64 {
+    if hot().clock.load(Relaxed) == READ_TSC { sys::time::ticks() } else { tick() }
+}
+
+/// The drain's clock.
+#[inline(always)]
+fn tick() -> u64 {
+    // SAFETY: points to a static, or into `ctl`, which is mapped for the life of the process.
+    unsafe { &*hot().tick.load(Relaxed) }.load(Relaxed)
 }
 
 /// The timestamp of a record.
 #[inline(always)]
 pub(super) fn now() -> u64 {
     match hot().clock.load(Relaxed) {
-        CLOCK_TSC => sys::time::ticks(),
-        // SAFETY: points to a static, or into `ctl`, which is mapped for the life of the process.
-        CLOCK_TICK => unsafe { &*hot().tick.load(Relaxed) }.load(Relaxed),
+        READ_TSC => sys::time::ticks(),
+        READ_TICK => tick(),
         _ => other_clock(),
     }
 }
 
 /// Whether [`now`] counts as the processor does: read there, or by the drain.
 pub(super) fn ticks_are_tsc() -> bool {
-    hot().clock.load(Relaxed) & !WAKES != CLOCK_MONOTONIC
+    hot().clock.load(Relaxed) & !WAKES != READ_MONOTONIC
 }
 
 #[cold]
 #[inline(never)]
 fn other_clock() -> u64 {
     match hot().clock.load(Relaxed) & !WAKES {
-        CLOCK_MONOTONIC => sys::time::monotonic_raw_ns(),
-        CLOCK_TICK => ctl_word(ctl::TICK),
+        READ_MONOTONIC => sys::time::monotonic_raw_ns(),
+        READ_TICK => tick(),
         _ => sys::time::ticks(),
     }
 }
@@ -386,7 +403,12 @@ pub(super) fn channel_paths() -> Option<&'static ChannelPaths> {
 
 /// `init`'s part: remembers what attaching needs. Not async-signal-safe. False: it was done before.
 pub(super) fn configure(config: Config, ctl_map: *mut u8) -> bool {
-    let clock = config.clock | if config.wakes { WAKES } else { 0 };
+    let clock = match config.clock {
+        CLOCK_TSC => READ_TSC,
+        CLOCK_TICK => READ_TICK,
+        _ => READ_MONOTONIC,
+    };
+    let clock = clock | if config.wakes { WAKES } else { 0 };
     let p = Box::into_raw(Box::new(config));
     if CONFIG.compare_exchange(null_mut(), p, AcqRel, Acquire).is_err() {
         // SAFETY: ours, and nobody saw it.
@@ -401,6 +423,9 @@ pub(super) fn configure(config: Config, ctl_map: *mut u8) -> bool {
     }
     // After the word that it may be read from.
     hot().clock.store(clock, Release);
+    if usual() {
+        crate::record::calls_are_usual();
+    }
     true
 }
 

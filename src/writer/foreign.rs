@@ -2,7 +2,7 @@
 //! own, and records that are filled in place.
 #![allow(unsafe_code)]
 
-use super::time::{Given, Stamp, Ticks};
+use super::time::{Given, Stamp, Usual};
 use super::{Base, Call, attach};
 use crate::lane::call::{self, Local};
 use crate::lane::thread::Place;
@@ -42,7 +42,7 @@ impl<P: Payload, T: Stamp> Record<Base> for PayloadRecord<'_, P, T> {
         unsafe {
             let p = to.ptr().add(at as usize);
             p.cast::<u64>().write(record::word0(self.bytes(), record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(self.time.or(attach::now));
+            p.add(record::TICKS as usize).cast::<u64>().write(self.time.get());
             p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
             let mut payload = p.add(record::HEADER as usize);
             if let Some(facts) = self.inline.facts {
@@ -89,9 +89,8 @@ pub fn log_payload<'a, P: Payload>(
 /// [`log_payload`] is to be called. A leaf: it calls no function, unless the payload does.
 #[inline(always)]
 pub fn log_usual<P: Payload>(id: u32, payload: P) -> bool {
-    // The clock is the processor's, and nobody is to be woken.
     attach::usual() && {
-        let r = PayloadRecord { id, time: Ticks, inline: Inline { facts: None, len: 0 }, payload };
+        let r = PayloadRecord { id, time: Usual, inline: Inline { facts: None, len: 0 }, payload };
         call::log_usual(&Call::new(), &r)
     }
 }

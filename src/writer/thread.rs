@@ -69,10 +69,10 @@ fn resumed_in_child(block: &Block) {
     // Had `set_up` changed the identity after the handler made one, it had also stored its ring again.
     if !ring.is_null() && generation != 0 && block.ring.load(Relaxed) == ring.cast() {
         // The handler has logged here: what it made is good.
-        block.not_generation.store(!generation, Relaxed);
+        block.generation.store(generation, Relaxed);
     } else {
-        // The complement of no generation: the next call begins anew.
-        block.not_generation.store(0, Relaxed);
+        // The next call begins anew.
+        block.generation.store(tls::NO_GENERATION, Relaxed);
         compiler_fence(SeqCst);
         block.ring.store(core::ptr::null_mut(), Relaxed);
         block.identity.store(0, Relaxed);
@@ -103,7 +103,7 @@ fn set_up(block: &Block, ring: &Ring, nested: bool, generation: u32) {
     }
     compiler_fence(SeqCst);
     // That of the ring, not that of now: a handler may have forked meanwhile.
-    block.not_generation.store(!generation, Relaxed);
+    block.generation.store(generation, Relaxed);
     if !nested && block.lane.load(Relaxed).is_null() {
         claim_lane(block, ring);
     }

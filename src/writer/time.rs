@@ -76,10 +76,8 @@ impl From<SystemTime> for Time {
 
 /// A record's timestamp, or that there is none and now is meant.
 pub(super) trait Stamp: Copy {
-    /// The same where the clock is the processor's.
-    type Usual: Stamp;
-    fn usual(self) -> Self::Usual;
-    fn or(&self, now: impl FnOnce() -> u64) -> u64;
+    /// It, in ticks.
+    fn get(&self) -> u64;
 }
 
 /// When it is written.
@@ -87,29 +85,20 @@ pub(super) trait Stamp: Copy {
 pub(super) struct Now;
 
 impl Stamp for Now {
-    type Usual = Ticks;
     #[inline(always)]
-    fn usual(self) -> Ticks {
-        Ticks
-    }
-    #[inline(always)]
-    fn or(&self, now: impl FnOnce() -> u64) -> u64 {
-        now()
+    fn get(&self) -> u64 {
+        attach::now()
     }
 }
 
-/// When it is written, by the processor's clock.
+/// When it is written, where the clock is known to be a usual one ([`attach::usual`]).
 #[derive(Clone, Copy)]
-pub(super) struct Ticks;
+pub(super) struct Usual;
 
-impl Stamp for Ticks {
-    type Usual = Ticks;
-    fn usual(self) -> Ticks {
-        self
-    }
+impl Stamp for Usual {
     #[inline(always)]
-    fn or(&self, _: impl FnOnce() -> u64) -> u64 {
-        sys::time::ticks()
+    fn get(&self) -> u64 {
+        attach::usual_now()
     }
 }
 
@@ -118,12 +107,8 @@ impl Stamp for Ticks {
 pub(super) struct At(pub u64);
 
 impl Stamp for At {
-    type Usual = At;
     #[inline(always)]
-    fn usual(self) -> At {
-        self
-    }
-    fn or(&self, _: impl FnOnce() -> u64) -> u64 {
+    fn get(&self) -> u64 {
         self.0
     }
 }
@@ -133,12 +118,8 @@ impl Stamp for At {
 pub(super) struct Given(pub u64);
 
 impl Stamp for Given {
-    type Usual = Given;
-    fn usual(self) -> Given {
-        self
-    }
     #[inline(always)]
-    fn or(&self, now: impl FnOnce() -> u64) -> u64 {
-        if self.0 == 0 { now() } else { self.0 }
+    fn get(&self) -> u64 {
+        if self.0 == 0 { attach::now() } else { self.0 }
     }
 }
