@@ -359,47 +359,63 @@ pub fn log<A: Args>(site: &'static Site, args: A) {
 /// Logs one record of a site that has answered the way. What the macros call. Everything as [`log`].
 #[inline(always)]
 pub fn logged<A: Args>(way: Way, site: &'static Site, args: A) {
-    let mut left = BEGINS;
     if way == Way::Usual
         && let Some(id) = site.usual_id::<A>()
     {
         debug_assert!(id != 0);
         let call = Call::new();
         match call::try_usual(&call, &SiteRecord { time: Usual, site, id, args, inline_site: 0 }) {
-            Tried::Done => return,
-            Tried::Nested => {}
-            Tried::Left { stale: true } => left = STALE,
-            Tried::Left { stale: false } => left = call.ring.get().expose_provenance(),
+            Tried::Done => {}
+            Tried::Nested => args.apart::<Nested>(site, 0),
+            Tried::Left { stale: true } => args.apart::<Left>(site, STALE),
+            Tried::Left { stale: false } => args.apart::<Left>(site, call.ring.get().expose_provenance()),
         }
+    } else {
+        args.apart::<Otherwise>(site, 0);
     }
-    args.apart::<Otherwise>(site, left);
 }
 
-/// What a call site tells of a call that goes otherwise: nothing has been done, ...
-const BEGINS: usize = 0;
-/// ... or it has [left](Tried::Left) the usual way, stale; any other word is the ring that was found, then it was not.
-const STALE: usize = 1;
+/// The record of a call that has begun in the usual way.
+#[inline(always)]
+fn usual_record<A: Args>(site: &'static Site, args: A) -> SiteRecord<A, Usual> {
+    SiteRecord { time: Usual, site, id: site.id::<A>(), args, inline_site: 0 }
+}
 
-/// A site's first call in this process (or one whose site has no place in the arena), a nested call, one that finds
-/// no room, a thread's first one, another clock, calls that wake a drain.
+struct Nested;
+
+impl Together for Nested {
+    #[inline(always)]
+    fn call<A: Args>(site: &'static Site, _: usize, args: A) {
+        call::nested(&Call::new(), &usual_record(site, args));
+    }
+}
+
+/// A call that finds no room, or whose thread has no lane or is new. The word is the ring as the call found it, or ...
+struct Left;
+/// ... that what it found was stale.
+const STALE: usize = 0;
+
+impl Together for Left {
+    #[inline(always)]
+    fn call<A: Args>(site: &'static Site, ring: usize, args: A) {
+        let call = Call::new();
+        call.ring.set(core::ptr::with_exposed_provenance(ring));
+        call::rest(&call, &usual_record(site, args), ring == STALE);
+    }
+}
+
+/// A site's first call in this process (or one whose site has no place in the arena), another clock, calls that wake
+/// a drain.
 struct Otherwise;
 
 impl Together for Otherwise {
     #[inline(always)]
-    fn call<A: Args>(site: &'static Site, left: usize, args: A) {
-        if left == BEGINS {
-            return logged_otherwise(site, args, Now);
-        }
-        let call = Call::new();
-        if left != STALE {
-            call.ring.set(core::ptr::with_exposed_provenance(left));
-        }
-        let r = SiteRecord { time: Usual, site, id: site.id::<A>(), args, inline_site: 0 };
-        call::rest(call, r, left == STALE);
+    fn call<A: Args>(site: &'static Site, _: usize, args: A) {
+        logged_otherwise(site, args, Now);
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn logged_otherwise<A: Args, T: Stamp>(site: &'static Site, args: A, time: T) {
     let mut r = SiteRecord { time, site, id: site.id::<A>(), args, inline_site: 0 };
     let _errno = (r.id == 0).then(SavedErrno::save);

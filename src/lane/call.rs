@@ -143,9 +143,21 @@ pub fn log<R: Record<E::B> + Clone, E: Env>(env: &E, r: &R) -> Outcome {
         Tried::Done => Outcome::Lane,
         // By value, here and below: a reference that reaches a cold function would keep everything that
         // the hot path has in registers in memory.
-        Tried::Nested => nested(env.clone(), r.clone()),
-        Tried::Left { stale } => rest(env.clone(), r.clone(), stale),
+        Tried::Nested => nested_apart(env.clone(), r.clone()),
+        Tried::Left { stale } => rest_apart(env.clone(), r.clone(), stale),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn rest_apart<R: Record<E::B>, E: Env>(env: E, r: R, stale: bool) -> Outcome {
+    rest(&env, &r, stale)
+}
+
+#[cold]
+#[inline(never)]
+fn nested_apart<R: Record<E::B>, E: Env>(env: E, r: R) -> Outcome {
+    nested(&env, &r)
 }
 
 /// [`try_usual`] for a caller that begins anew with [`log`] where that is not done: false, and nothing of the call is
@@ -161,16 +173,15 @@ pub fn log_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> bool {
     tried == Tried::Done
 }
 
-/// The rest of a call that has [left](Tried::Left) the usual way.
-#[cold]
-#[inline(never)]
-pub fn rest<R: Record<E::B> + Clone, E: Env>(env: E, r: R, stale: bool) -> Outcome {
+/// The rest of a call that has [left](Tried::Left) the usual way. To be called in a cold function.
+#[inline(always)]
+pub fn rest<R: Record<E::B>, E: Env>(env: &E, r: &R, stale: bool) -> Outcome {
     let out = if stale && !env.renew(false) {
         Outcome::NoRing
     } else {
         match env.lane() {
-            Some(lane) if lane.write_after_a_look(&env, &r) => Outcome::Lane,
-            _ => outside(&env, &r),
+            Some(lane) if lane.write_after_a_look(env, r) => Outcome::Lane,
+            _ => outside(env, r),
         }
     };
     // As above.
@@ -179,9 +190,9 @@ pub fn rest<R: Record<E::B> + Clone, E: Env>(env: E, r: R, stale: bool) -> Outco
     out
 }
 
-#[cold]
-#[inline(never)]
-fn nested<R: Record<E::B> + Clone, E: Env>(env: E, r: R) -> Outcome {
+/// The rest of a call that is [nested](Tried::Nested) in another one. To be called in a cold function.
+#[inline(always)]
+pub fn nested<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
     env.fence();
     // Also here, after `busy` was found set: a child that was forked by a handler inside a call.
     if env.stale() && !env.renew(true) {
@@ -190,7 +201,7 @@ fn nested<R: Record<E::B> + Clone, E: Env>(env: E, r: R) -> Outcome {
     // Not before: until then what the thread knows may be its parent's ring, which a forked child has
     // made inaccessible.
     env.count_nested();
-    slow(&env, &r)
+    slow(env, r)
 }
 
 /// The lane would not take it, and the call is not nested.
