@@ -16,7 +16,7 @@ mod thread;
 mod time;
 
 pub use attach::{Status, attached, status, wake_drain};
-pub use foreign::{Reservation, ReserveError, log_payload, log_usual, now, reserve};
+pub use foreign::{Reservation, ReserveError, log_payload, log_usual, log_usual_open, now, reserve};
 #[cfg(feature = "log")]
 pub(crate) use guard::settle;
 pub use guard::{Guard, drain_present, flush, flush_sinks, init, init_with};

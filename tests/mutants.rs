@@ -47,6 +47,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("open-call-given-back", "spill", ""),
     ("open-call-not-looked-at-again", "spill", "order"),
     ("open-hole-without-reload", "holes", ""),
+    ("open-record-beyond-the-limit", "open", "not in its free space"),
     ("position-of-what-is-released", "laneless", "order"),
     ("released-before-journal", "restart", "journal"),
     ("released-before-the-hole-in-the-file", "given", ""),

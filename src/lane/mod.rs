@@ -37,10 +37,12 @@
 
 pub mod calibration;
 pub mod call;
+pub mod open;
 pub mod shared;
 pub mod thread;
 
 pub use call::{Env, Outcome};
+pub use open::OpenRecord;
 pub use shared::{Refused, SharedLane};
 pub use thread::ThreadLane;
 

@@ -1,7 +1,7 @@
 //! The thread lane: a byte ring with one writing thread. It holds no holes: a record exists from
 //! the instant its tail store is visible, and nothing exists before.
 
-use super::{Record, call::Local, round8};
+use super::{OpenRecord, Record, call::Local, round8};
 use crate::layout::ring::record;
 use crate::sync::{Bytes, Ordering::*, Word};
 
@@ -116,6 +116,24 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         self.data.prefetch_write::<AHEAD>(at);
         self.data.prefetch_write::<{ AHEAD + 64 }>(at);
         self.publish(Place { tail, pad: 0, n });
+        true
+    }
+
+    /// Writes one record whose size shows while it is written ([`super::open`]), if the largest that it may become fits
+    /// below the limit. `busy` is set.
+    #[inline(always)]
+    pub fn write_open<L: Local, R: OpenRecord<B>>(&self, local: &L, r: &R) -> bool {
+        let most = r.most();
+        // As in `write`.
+        let tail = self.tail.load(Relaxed);
+        if most > self.capacity / 4 || most as i64 > local.limit().wrapping_sub(tail) as i64 {
+            return false;
+        }
+        let at = tail & (self.capacity - 1);
+        let Some(size) = r.write(self.data, at) else { return false };
+        self.data.prefetch_write::<AHEAD>(at);
+        self.data.prefetch_write::<{ AHEAD + 64 }>(at);
+        self.publish(Place { tail, pad: 0, n: round8(size) });
         true
     }
 

@@ -31,7 +31,7 @@ pub use filter::{
 };
 pub use format::{Checked, MAX_KEY, check, keys, keys_len, rewrite, stored, utf8};
 pub use level::{BadLevel, Gate, Level};
-pub use payload::{Payload, SiteId};
+pub use payload::{OpenPayload, Payload, SiteId};
 pub use render::CompiledFormat;
 #[cfg(feature = "drain")]
 pub(crate) use render::{PAIRS, no_byte};

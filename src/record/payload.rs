@@ -20,6 +20,26 @@ pub unsafe trait Payload: Copy {
     unsafe fn put(&self, dst: *mut u8);
 }
 
+/// Arguments whose length shows while they are written.
+///
+/// # Safety
+/// [`put`](OpenPayload::put) writes to the [`most`](OpenPayload::most) bytes from `dst` on and the [`BEFORE`] bytes
+/// before it only, and what it answers is, rounded up to a multiple of 8, at most `most`.
+pub unsafe trait OpenPayload: Copy {
+    /// The room that it takes to write them.
+    fn most(&self) -> usize;
+    /// Writes them, and anything to the rest of the room. Answers their bytes. None: they would be too many.
+    /// Async-signal-safe.
+    ///
+    /// # Safety
+    /// `dst` is a multiple of 8, valid for writes of `most` bytes, and so are the [`BEFORE`] bytes before it, which get
+    /// what they are to hold after that.
+    unsafe fn put(&self, dst: *mut u8) -> Option<usize>;
+}
+
+/// Bytes that an [`OpenPayload`] may also write, before itself: less than a record's header.
+pub const BEFORE: usize = 16;
+
 /// The number of a site's entry in the ring of this process, for a site that is described at run time. Its
 /// facts never change.
 #[derive(Debug, Default)]

@@ -5,11 +5,12 @@
 use super::time::{Given, Stamp, Usual};
 use super::{Base, Call, attach};
 use crate::lane::call::{self, Local};
+use crate::lane::open;
 use crate::lane::thread::Place;
-use crate::lane::{Env, Outcome, Record};
+use crate::lane::{Env, OpenRecord, Outcome, Record};
 use crate::layout::ring::record;
-use crate::record::payload::Inline;
-use crate::record::{Payload, SiteFacts, SiteId};
+use crate::record::payload::{self, Inline};
+use crate::record::{OpenPayload, Payload, SiteFacts, SiteId};
 use crate::sync::{Bytes, Ordering::*};
 use crate::sys::SavedErrno;
 use crate::tls::{self, Block};
@@ -53,6 +54,36 @@ impl<P: Payload, T: Stamp> Record<Base> for PayloadRecord<'_, P, T> {
     }
 }
 
+/// The record of a site that has a number, with an open payload, now.
+#[derive(Clone, Copy)]
+struct OpenPayloadRecord<P> {
+    id: u32,
+    payload: P,
+}
+
+impl<P: OpenPayload> OpenRecord<Base> for OpenPayloadRecord<P> {
+    #[inline(always)]
+    fn most(&self) -> u64 {
+        record::HEADER + self.payload.most() as u64
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64) -> Option<u64> {
+        // SAFETY: `most()` bytes from `at` on are free, inside the mapping; the header is a multiple of 8, and of it
+        // the payload may write the end, before it is written.
+        unsafe {
+            let p = to.ptr().add(at as usize);
+            // First: what comes behind this overlaps with it, and what comes before does not.
+            let ticks = Usual.get();
+            let size = record::HEADER + self.payload.put(p.add(record::HEADER as usize))? as u64;
+            p.cast::<u64>().write(record::word0(size, record::RECORD));
+            p.add(record::TICKS as usize).cast::<u64>().write(ticks);
+            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            Some(size)
+        }
+    }
+}
+const _: () = assert!(payload::BEFORE <= record::HEADER as usize);
+
 #[cold]
 #[inline(never)]
 unsafe fn put_site(facts: &SiteFacts<'_>, to: *mut u8) -> *mut u8 {
@@ -93,6 +124,12 @@ pub fn log_usual<P: Payload>(id: u32, payload: P) -> bool {
         let r = PayloadRecord { id, time: Usual, inline: Inline { facts: None, len: 0 }, payload };
         call::log_usual(&Call::new(), &r)
     }
+}
+
+/// As [`log_usual`], with a payload whose length shows while it is written.
+#[inline(always)]
+pub fn log_usual_open<P: OpenPayload>(id: u32, payload: P) -> bool {
+    attach::usual() && open::log_usual(&Call::new(), &OpenPayloadRecord { id, payload })
 }
 
 fn send<P: Payload>(r: PayloadRecord<'_, P, Given>) -> Outcome {

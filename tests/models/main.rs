@@ -14,13 +14,14 @@ use std::time::Instant;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use scenario::*;
-use thread::{LARGE, Script};
+use thread::{LARGE, OPEN_END, Script};
 use world::{End, Plan};
 
 type Body = fn(&Model);
 
 const MODELS: &[(&str, Body)] = &[
     ("lane", lane),
+    ("open", open),
     ("handler", handler),
     ("handlers", handlers),
     ("full", full),
@@ -102,6 +103,35 @@ fn lane(m: &Model) {
         ..s
     };
     m.every(0, 1, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+}
+
+/// Records whose size shows while they are written, one of them as too large for that: the process killed, a handler and a
+/// fork at every operation; somebody reads along. Then the same where the room for the largest is not released.
+fn open(m: &Model) {
+    let mut t = script(Some(0), &[8, OPEN_END, 0], &[8], &[]);
+    (t.open, t.before) = (true, vec![8]);
+    let s = Scenario {
+        lanes: vec![(256, 256 * 3 + 64, 1)],
+        threads: one(t.clone(), Plan::default()),
+        passes: 1,
+        watch: true,
+        ..Scenario::default()
+    };
+    m.every(0, 9, &s, |s, k| s.threads[0].1 = ends(k, End::Process));
+    m.every(0, 9, &s, |s, k| s.threads[0].1 = interrupted(k));
+    m.every(0, 9, &s, |s, k| s.threads[0].1 = ends(k, End::Fork));
+    (t.calls[0], t.before) = (vec![0, 8], vec![8; 7]);
+    let s = Scenario {
+        lanes: vec![(256, 256 * 3 + 192, 1)],
+        threads: one(t, Plan::default()),
+        observer: m.deep,
+        ..s
+    };
+    m.explore(&s);
+    m.every(0, 9, &s, |s, k| s.threads[0].1 = interrupted(k));
+    let mut t = script(Some(0), &[8], &[], &[]);
+    (t.open, t.before) = (true, vec![8; 2]);
+    m.explore(&Scenario { threads: one(t, Plan::default()), observer: true, ..s });
 }
 
 /// A handler at every operation of two calls into a lane.

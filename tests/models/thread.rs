@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 
 use spillring::lane::call::{self, Env, Local, Outcome};
-use spillring::lane::{Record, SharedLane, ThreadLane};
+use spillring::lane::{OpenRecord, Record, SharedLane, ThreadLane, open};
 use spillring::layout::ring::{GRANULE, record};
 use spillring::layout::spill;
 use spillring::sync::Bytes;
@@ -50,9 +50,34 @@ impl<T: Bytes> Record<T> for Rec {
     }
 }
 
+/// The same with a size that shows while it is written: at first something else is where it will be, and where a larger
+/// one would be.
+struct Open<'a>(&'a Rec);
+
+impl OpenRecord<B> for Open<'_> {
+    fn most(&self) -> u64 {
+        self.0.len() + 16
+    }
+    fn write(&self, to: &B, at: u64) -> Option<u64> {
+        for i in (0..self.most() / 8).rev() {
+            to.write(at + i * 8, &word_of((99, 99), i).to_le_bytes());
+        }
+        // Too large, as it shows now.
+        (self.0.payload < OPEN_END).then(|| {
+            self.0.write(to, at);
+            self.0.len()
+        })
+    }
+}
+
+/// Bytes of payload that show only when they are written to be too many for an open record.
+pub const OPEN_END: u64 = 16;
+
 /// What a thread does.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
+    /// Its calls try it as open records first.
+    pub open: bool,
     /// Payload bytes of main's calls, of a handler's, of a handler's handler's.
     pub calls: [Vec<u64>; 3],
     /// Calls that main has made before anything else runs.
@@ -149,8 +174,13 @@ impl Thread {
         world().begin(r.id, payload);
         self.ctx.opens();
         self.ctx.trace("begins", Name::Call, seq);
-        let env = CallEnv { t: self.clone(), now: Rc::default() };
-        let out = call::log(&env, &r);
+        let mut env = CallEnv { t: self.clone(), now: Rc::default() };
+        let out = if self.script.open && open::log_usual(&env, &Open(&r)) {
+            Outcome::Lane
+        } else {
+            env.now = Rc::default();
+            call::log(&env, &r)
+        };
         self.ctx.closes();
         let lost_in = env.now.get().and_then(|n| n.1).map(|l| l as u32);
         world().returned(r.id, matches!(out, Outcome::Lost | Outcome::NoRing), lost_in);

@@ -345,6 +345,8 @@ impl Bytes for B {
         for (i, w) in src.chunks(8).enumerate() {
             let at = at + i as u64 * 8;
             let v = u64::from_le_bytes(w.try_into().expect("8 bytes"));
+            let all = self.words.len() as u64 * 8;
+            self.ctx.world.check(at < all, || format!("write at {at} of {all} is not in its free space"));
             let word = &self.words[(at / 8) as usize];
             if word.a.is_some() {
                 self.ctx.op();
