@@ -389,6 +389,12 @@ typedef struct spr_text {
 int spr_log_packed(const spr_site *site, uint64_t ticks, const uint64_t *numbers, const spr_text *texts);
 
 /*
+ * spr_log_packed, now, of a site whose types have one string, an SPR_T_CSTR, which need not be measured: its length is
+ * found while it is copied, and the 4 bytes of it among the numbers may be any. All else as spr_log.
+ */
+int spr_log_text(const spr_site *site, const uint64_t *numbers, const char *text);
+
+/*
  * The time that a record would get now, in ticks of this process's clock.
  *
  * Async-signal-safe. Does not block. Thread-safe.
@@ -584,11 +590,12 @@ size_t spr_strnlen_(const char *s, size_t most) __asm__("strnlen");
 struct spr_call_ {
     uint64_t *words;
     spr_text *texts;
-    uint64_t word;  /* the one that is being filled */
-    uint64_t quick; /* the site's quick_, or what says that texts may be measured */
-    unsigned used;  /* bytes */
-    unsigned count; /* of texts */
-    uint32_t last;  /* put: an int; bounds a text behind it that has a bound, if not below 0 */
+    uint64_t word;       /* the one that is being filled */
+    uint64_t quick;      /* the site's quick_, or what says that texts may be measured */
+    unsigned used;       /* bytes */
+    unsigned count;      /* of texts */
+    uint32_t last;       /* put: an int; bounds a text behind it that has a bound, if not below 0 */
+    uint32_t unmeasured; /* a text's length, where it is not measured */
 };
 
 /* From this bit of quick_ on, for each text: an int before it bounds its length. The lower half of quick_ is 0 where it is
@@ -622,7 +629,7 @@ SPR_INLINE_ void spr_put_string_(struct spr_call_ *c, const void *p, uint32_t le
     c->used = (c->used + 7) / 8 * 8;
 }
 SPR_INLINE_ void spr_put_text_(struct spr_call_ *c, const void *text) {
-    uint32_t len = SPR_UNMEASURED, most = SPR_MAX_STRING + 1;
+    uint32_t len = c->unmeasured, most = SPR_MAX_STRING + 1;
     if (text && (uint32_t)c->quick) {
         if (c->last < most && (c->quick >> (SPR_BOUNDED_ + c->count) & 1))
             most = c->last;
@@ -722,12 +729,18 @@ SPR_INLINE_ void spr_put_text_(struct spr_call_ *c, const void *text) {
             };                                                                                                     \
             uint64_t spr_words_[spr_bytes_ / 8 + 1];                                                               \
             spr_text spr_texts_[spr_count_of_texts_ + !spr_count_of_texts_];                                       \
-            struct spr_call_ spr_call_ = {spr_words_, spr_texts_, 0, 0, 0, 0, UINT32_MAX};                         \
-            if (spr_count_of_texts_)                                                                               \
+            struct spr_call_ spr_call_ = {spr_words_, spr_texts_, 0, 0, 0, 0, UINT32_MAX, SPR_UNMEASURED};         \
+            const uint64_t spr_ticks_ = (ticks);                                                                   \
+            if (spr_count_of_texts_ == 1 && !spr_ticks_)                                                           \
+                spr_call_.unmeasured = 0;                                                                          \
+            else if (spr_count_of_texts_)                                                                          \
                 spr_call_.quick = __atomic_load_n(&spr_site_.quick_, __ATOMIC_RELAXED);                            \
             SPR_EACH_(SPR_PUT_, __VA_ARGS__)                                                                       \
             spr_put_end_(&spr_call_);                                                                              \
-            (void)spr_log_packed(&spr_site_, ticks, spr_words_, spr_count_of_texts_ ? spr_texts_ : NULL);          \
+            if (spr_count_of_texts_ == 1 && !spr_ticks_)                                                           \
+                (void)spr_log_text(&spr_site_, spr_words_, (const char *)spr_texts_[0].p);                         \
+            else                                                                                                   \
+                (void)spr_log_packed(&spr_site_, spr_ticks_, spr_words_, spr_count_of_texts_ ? spr_texts_ : NULL); \
         }                                                                                                          \
     } while (0)
 

@@ -361,6 +361,7 @@ template <class... A> struct Args {
     /* At most: behind a text a new word begins. */
     static constexpr unsigned bytes = (0u + ... + (is_packed_text(Arg<A>::type) ? 11 : packed_bytes(Arg<A>::type)));
     static constexpr unsigned texts = (0u + ... + (is_packed_text(Arg<A>::type) ? 1u : 0u));
+    static constexpr unsigned strings = (0u + ... + (Arg<A>::type == SPR_T_CSTR ? 1u : 0u));
     static constexpr unsigned named = (0u + ... + (Arg<A>::named ? 1u : 0u));
     static constexpr unsigned values = (0u + ... + Arg<A>::values);
     static constexpr unsigned names = (0u + ... + Arg<A>::name);
@@ -502,9 +503,12 @@ inline __attribute__((always_inline)) int log(const spr_site *site, char *names,
     if constexpr (All::packed) {
         uint64_t words[All::bytes / 8 + 1];
         spr_text texts[All::texts + !All::texts];
-        spr_call_ c{words, texts, 0, 1, 0, 0, UINT32_MAX};
+        const bool measured = All::strings != 1 || All::texts != 1 || ticks;
+        spr_call_ c{words, texts, 0, measured, 0, 0, UINT32_MAX, measured ? SPR_UNMEASURED : 0};
         (pack_arg<A>(c, a), ...);
         spr_put_end_(&c);
+        if (!measured)
+            return spr_log_text(site, words, static_cast<const char *>(texts[0].p));
         return spr_log_packed(site, ticks, words, All::texts ? texts : nullptr);
     } else {
         spr_value values[All::values];

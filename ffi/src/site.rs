@@ -6,8 +6,10 @@
 //!
 //! The macros' calls ([`spr_log_packed`]) bring numbers as they will lie in the record, and strings measured: what a
 //! compiler knows is settled where it knows it. Where the plan takes them just so, which is the usual case, the site has
-//! a *quick word*, and the call copies them into the lane and is done. All others, and the calls of sites that are
-//! filled in at run time ([`spr_log`]), give 64-bit values, to which the plan's operations are applied one by one.
+//! a *quick word*, and the call copies them into the lane and is done. A single string that ends with a NUL
+//! ([`spr_log_text`]) is measured in the same pass that copies it, behind the clock's reading, which most of that work
+//! overlaps with. All others, and the calls of sites that are filled in at run time ([`spr_log`]), give 64-bit values, to
+//! which the plan's operations are applied one by one.
 
 use crate::codes;
 use crate::guard::guard;
@@ -130,6 +132,10 @@ pub mod quick {
     pub const TEXTS: u32 = 32;
     /// From this bit on, for each string: the `int` before it bounds its length.
     pub const BOUNDED: u32 = 40;
+    /// With one string only: it ends with a NUL and has no such bound, and FIRST is a multiple of 4.
+    pub const OPEN: u64 = 1 << 47;
+    /// From this bit on, with one string only: bytes of the numbers up to it.
+    pub const FIRST: u32 = 48;
     /// From this bit on: bytes of the numbers.
     pub const BYTES: u32 = 56;
     /// Of a longer string the plan is followed: for those the time is in the copy.
@@ -196,7 +202,7 @@ impl Plan {
 
     /// The quick word of a site with these types and this entry.
     fn quick(&self, types: &[u8], id: u32) -> u64 {
-        let (mut bytes, mut texts, mut bounded) = (0, 0, 0);
+        let (mut bytes, mut texts, mut bounded, mut first) = (0, 0, 0, 0);
         for (i, &t) in types.iter().enumerate() {
             let natural = match t {
                 ty::BOOL => op::BOOL,
@@ -212,11 +218,20 @@ impl Plan {
             }
             texts += u64::from(natural == op::STR || natural == op::CSTR);
             bytes += u64::from(packed_bytes(t).unwrap_or(0));
+            if natural == op::CSTR {
+                first = bytes;
+            }
         }
         if self.n != types.len() || id == 0 || bytes > 255 {
             return quick::NONE;
         }
-        u64::from(id) | bytes << quick::BYTES | texts << quick::TEXTS | bounded << quick::BOUNDED
+        let mut word =
+            u64::from(id) | texts << quick::TEXTS | bounded << quick::BOUNDED | bytes << quick::BYTES;
+        if texts == 1 && first != 0 {
+            let open = if bounded == 0 && first % 4 == 0 { quick::OPEN } else { 0 };
+            word |= open | first << quick::FIRST;
+        }
+        word
     }
 
     /// An argument of type `t`. None: no such type, or too many.
@@ -769,6 +784,109 @@ unsafe impl Payload for OneText {
     }
 }
 
+/// A text whose length does not stand among the numbers.
+#[derive(Clone, Copy)]
+struct LateText(OneText);
+
+// SAFETY: as for `Packed`.
+unsafe impl Payload for LateText {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) {
+        // SAFETY: as for `Packed`; the length stands before the text.
+        unsafe {
+            self.0.put(dst);
+            dst.add(self.0.first - 4).cast::<u32>().write_unaligned(self.0.len as u32);
+        }
+    }
+}
+
+/// Numbers, and among them a string that is measured while it is copied. It ends with a NUL.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct OpenText {
+    numbers: *const u8,
+    bytes: usize,
+    /// Of them, those before the text; a multiple of 4.
+    first: usize,
+    p: *const u8,
+}
+
+#[cfg(target_arch = "x86_64")]
+const PIECE: usize = 16;
+
+// SAFETY: the string is copied in pieces, of which the first begins at most 15 bytes before its place, and all begin
+// less than MAX_TEXT behind it. It ends in the last one. What is wiped ends 16 bytes behind it, and the numbers behind
+// it within `most` as well.
+#[cfg(target_arch = "x86_64")]
+unsafe impl spillring::record::OpenPayload for OpenText {
+    #[inline(always)]
+    fn most(&self) -> usize {
+        self.bytes + quick::MAX_TEXT + 2 * PIECE
+    }
+
+    #[inline(always)]
+    unsafe fn put(&self, dst: *mut u8) -> Option<usize> {
+        use core::arch::x86_64::*;
+        // SAFETY: room: as above. Each load is of a byte of the string: of its first one, or the one behind those that
+        // are no NUL.
+        unsafe {
+            let (off, to) = (self.p as usize % PIECE, dst.add(self.first));
+            let nuls = |at: usize| {
+                let piece = load(self.p, at);
+                _mm_storeu_si128(to.wrapping_add(at).cast(), piece);
+                _mm_movemask_epi8(_mm_cmpeq_epi8(piece, _mm_setzero_si128())) as u32
+            };
+            let mut at = 0usize.wrapping_sub(off);
+            let mut nul = nuls(at) >> off;
+            let mut len = 0;
+            if nul == 0 {
+                loop {
+                    at = at.wrapping_add(PIECE);
+                    if at >= quick::MAX_TEXT {
+                        return None;
+                    }
+                    nul = nuls(at);
+                    if nul != 0 {
+                        break;
+                    }
+                }
+                len = at;
+            }
+            len += nul.trailing_zeros() as usize;
+            // Nothing leaves the caller but the string: not what lies behind it, nor what lies before it, in whose
+            // place the numbers come.
+            _mm_storeu_si128(to.add(len).cast(), _mm_setzero_si128());
+            put_whole_words(self.numbers, dst, self.first - 4);
+            to.sub(4).cast::<u32>().write_unaligned(len as u32);
+            if self.bytes != self.first {
+                let from = self.numbers.add((self.first + 7) & !7);
+                put_words(from, to.add(len), self.bytes - self.first);
+            }
+            Some(self.bytes + len)
+        }
+    }
+}
+
+/// The 16 bytes at `p + at`, of which some may be of no object, or change: so for the compiler it is no load.
+///
+/// # Safety
+/// `p + at` is a multiple of 16; one of the bytes can be read.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn load(p: *const u8, at: usize) -> core::arch::x86_64::__m128i {
+    let piece;
+    // SAFETY: aligned, so all of it is of one page, and by the caller that can be read.
+    unsafe {
+        core::arch::asm!("movdqa {}, [{} + {}]", out(xmm_reg) piece, in(reg) p, in(reg) at,
+            options(readonly, nostack, preserves_flags));
+    }
+    piece
+}
+
 /// A packed call of a site that has no text.
 ///
 /// # Safety
@@ -1165,6 +1283,73 @@ pub unsafe extern "C" fn spr_log_packed(
 /// See the header.
 ///
 /// # Safety
+/// `site` is NULL or a site; `numbers` and `text` are as its types say.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn spr_log_text(site: *const Site, numbers: *const u64, text: *const c_char) -> c_int {
+    let (numbers, p) = (numbers.cast::<u8>(), text.cast::<u8>());
+    // As in `spr_log_packed`.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: NULL, or the caller's site.
+    if !cfg!(feature = "panic-test")
+        && let Some(it) = unsafe { site.as_ref() }
+    {
+        // Acquire, pairs with `settle`.
+        let word = it.quick.load(Acquire);
+        let (first, bytes) = (usize::from((word >> quick::FIRST) as u8), (word >> quick::BYTES) as usize);
+        if word & quick::OPEN != 0
+            && !numbers.is_null()
+            && !p.is_null()
+            && it.verdict.is_known_to_pass()
+            && spillring::writer::log_usual_open(word as u32, OpenText { numbers, bytes, first, p })
+        {
+            return codes::OK;
+        }
+    }
+    // SAFETY: by the caller.
+    unsafe { late_text(site, numbers, p) }
+}
+
+/// Its other calls: the string has a bound, or is long, or the lane may have no room for a long one, or nothing is known
+/// of the site yet. Here it is measured first, if it is known to be one.
+///
+/// # Safety
+/// As [`spr_log_text`].
+#[inline(never)]
+unsafe extern "C" fn late_text(site: *const Site, numbers: *const u8, p: *const u8) -> c_int {
+    // SAFETY: NULL, or the caller's site.
+    if !cfg!(feature = "panic-test")
+        && let Some(it) = unsafe { site.as_ref() }
+    {
+        // Acquire, pairs with `settle`.
+        let word = it.quick.load(Acquire);
+        let (first, bytes) = (usize::from((word >> quick::FIRST) as u8), (word >> quick::BYTES) as usize);
+        if (word >> quick::TEXTS) as u8 == 1
+            && first != 0
+            && !numbers.is_null()
+            && !p.is_null()
+            && it.verdict.is_known_to_pass()
+        {
+            let mut most = quick::MAX_TEXT + 1;
+            if word >> quick::BOUNDED & 1 != 0 {
+                // SAFETY: an int stands before its length. Below 0 it is no bound, nor is it here, as a large number.
+                most = most.min(unsafe { numbers.add(first - 8).cast::<u32>().read_unaligned() } as usize);
+            }
+            // SAFETY: by the caller, a string, that ends with a NUL or at its bound.
+            let len = unsafe { libc::strnlen(p.cast(), most) };
+            let late = LateText(OneText { numbers, bytes, first, p, len });
+            if len <= quick::MAX_TEXT && spillring::writer::log_usual(word as u32, late) {
+                return codes::OK;
+            }
+        }
+    }
+    // Where it stands is not asked for.
+    // SAFETY: by the caller.
+    unsafe { packed(site, 0, numbers, &PackedText { p, at: 0 }) }
+}
+
+/// See the header.
+///
+/// # Safety
 /// `ticks` is NULL or can be stored to.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spr_now(ticks: *mut u64) -> c_int {
@@ -1187,7 +1372,8 @@ mod tests {
     fn packed_calls_and_values_store_the_same() {
         const KINDS: [u8; 8] =
             [ty::U8, ty::I16, ty::U32, ty::F64, ty::U128, ty::STR, take::CSTR, take::POINTER];
-        let text = [b'x'; 200];
+        let mut text = [b'x'; 201];
+        text[200] = 0;
         let mut checked = 0;
         for n in 0..=4u32 {
             for which in 0..KINDS.len().pow(n) {
@@ -1204,6 +1390,8 @@ mod tests {
                 types.iter().for_each(|t| plan.arg(*t, Bound::None).expect("room"));
                 let word = plan.quick(&types, 7);
                 assert!(word as u32 == 7 && word >> quick::BYTES == u64::from(plan.fixed));
+                let strings = types.iter().filter(|t| **t == ty::STR || **t == take::CSTR).count();
+                assert!(word & quick::OPEN == 0 || strings == 1 && types.contains(&take::CSTR));
                 // Of all lengths a string has code of its own for.
                 for size in [0, 1, 2, 3, 4, 7, 8, 15, 16, 17, 32, 33, 64, 65, 96, 97, 161] {
                     let is_text = |t: &u8| *t == ty::STR || *t == take::CSTR;
@@ -1216,7 +1404,7 @@ mod tests {
                     for (i, t) in types.iter().enumerate() {
                         let bytes = usize::from(packed_bytes(*t).expect("a packed type"));
                         if is_text(t) {
-                            let p = text[text.len() - size..].as_ptr();
+                            let p = text[200 - size..].as_ptr();
                             values.push(Value { p });
                             values.extend((*t == ty::STR).then_some(Value { u: size as u64 }));
                             all[i].write(size as u32);
@@ -1258,6 +1446,7 @@ mod tests {
                     };
                     // SAFETY: as much room as it needs.
                     let a = stored(&|to| unsafe { packed.put(to) });
+                    let mut numbers_of_late = numbers.clone();
                     let numbers = numbers.as_ptr();
                     // The same in another way.
                     let c = match &texts[..] {
@@ -1267,9 +1456,25 @@ mod tests {
                             stored(&|to| unsafe { some.put(to) })
                         }
                         [t] => {
-                            let one = OneText { numbers, bytes, first: t.at as usize, p: t.p, len: size };
+                            let first = t.at as usize;
+                            let one = OneText { numbers, bytes, first, p: t.p, len: size };
                             // SAFETY: the same.
-                            stored(&|to| unsafe { one.put(to) })
+                            let c = stored(&|to| unsafe { one.put(to) });
+                            if types.contains(&take::CSTR) {
+                                // Whatever stands where its length would.
+                                numbers_of_late[first - 4..first].fill(0x99);
+                                let numbers = numbers_of_late.as_ptr();
+                                let late = LateText(OneText { numbers, ..one });
+                                // SAFETY: the same.
+                                let late = stored(&|to| unsafe { late.put(to) });
+                                assert!(late == c, "{types:?} {size}");
+                                let open = copied(numbers, bytes, first, t.p);
+                                assert!(
+                                    word & quick::OPEN == 0 || open == Some(c.clone()),
+                                    "{types:?} {size}"
+                                );
+                            }
+                            c
                         }
                         _ => a.clone(),
                     };
@@ -1282,6 +1487,109 @@ mod tests {
             }
         }
         assert!(checked > 20_000);
+    }
+
+    /// What an open text stores. None: too long. It has written nothing but its room.
+    #[cfg(target_arch = "x86_64")]
+    fn copied(numbers: *const u8, bytes: usize, first: usize, p: *const u8) -> Option<Vec<u8>> {
+        use spillring::record::{OpenPayload, payload::BEFORE};
+        if !first.is_multiple_of(4) {
+            return None;
+        }
+        let open = OpenText { numbers, bytes, first, p };
+        let most = open.most();
+        let mut to = vec![[0xee_u8; 8]; (BEFORE + most).div_ceil(8) + 8];
+        let to = to.as_flattened_mut();
+        // SAFETY: as much room as it asks for, and the bytes before it.
+        let len = unsafe { open.put(to.as_mut_ptr().add(2 * BEFORE)) };
+        let written = BEFORE..2 * BEFORE + most;
+        assert!(to.iter().enumerate().all(|(i, b)| *b == 0xee || written.contains(&i)));
+        len.map(|len| {
+            assert!(len.next_multiple_of(8) <= most);
+            // Of what lies around the string, nothing.
+            let behind = &to[2 * BEFORE + len..];
+            assert!(behind.iter().all(|b| *b == 0xee || *b == 0), "{behind:x?}");
+            to[2 * BEFORE..][..len].to_vec()
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    fn copied(numbers: *const u8, bytes: usize, first: usize, p: *const u8) -> Option<Vec<u8>> {
+        // SAFETY: a string.
+        let len = unsafe { libc::strnlen(p.cast(), quick::MAX_TEXT + 1) };
+        let mut to = vec![0; bytes + len + 8];
+        // SAFETY: more room than it needs.
+        unsafe { LateText(OneText { numbers, bytes, first, p, len }).put(to.as_mut_ptr()) };
+        to.truncate(bytes + len);
+        (len <= quick::MAX_TEXT).then_some(to)
+    }
+
+    /// At every distance from 16 bytes, of every length that matters; what is too long says so.
+    #[test]
+    fn a_string_is_measured_while_it_is_copied() {
+        let numbers = [0x0102_0304_0506_0708_u64, 0x0807_0605_0403_0201, 0x1111_2222_3333_4444];
+        let mut given = 0;
+        for at in 0..32 {
+            for len in (0..100).chain(1000..1100) {
+                // What lies around it is no part of any record.
+                let mut text = vec![0x5a_u8; 16 + at + len + 64];
+                let from = text.as_ptr().align_offset(16) + at;
+                text[from..from + len].fill(b'x');
+                text[from + len] = 0;
+                for (first, bytes) in [(16, 16), (4, 4), (12, 12), (12, 20)] {
+                    let mut wanted = numbers.map(u64::to_le_bytes).concat();
+                    let behind = wanted.split_off((first + 7) & !7);
+                    wanted.truncate(first - 4);
+                    wanted.extend((len as u32).to_le_bytes());
+                    wanted.extend(&text[from..from + len]);
+                    wanted.extend(&behind[..bytes - first]);
+                    match copied(numbers.as_ptr().cast(), bytes, first, text[from..].as_ptr()) {
+                        Some(found) => assert!(found == wanted, "{at} {len} {first} {bytes}"),
+                        None => {
+                            assert!(len >= quick::MAX_TEXT - 16, "{at} {len}");
+                            given += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(given > 0);
+    }
+
+    /// Another thread may change the string meanwhile: what is stored is as long as it says, and no NUL is in it.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_string_that_changes_meanwhile_is_stored_as_long_as_it_says() {
+        const FULL: u64 = u64::from_ne_bytes([b'x'; 8]);
+        // The last word is a NUL.
+        let text: [AtomicU64; 8] = core::array::from_fn(|i| AtomicU64::new(if i < 7 { FULL } else { 0 }));
+        struct Ends<'a>(&'a AtomicU64);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.store(1, Relaxed);
+            }
+        }
+        let done = AtomicU64::new(0);
+        std::thread::scope(|s| {
+            // Also where a check below fails.
+            let _ends = Ends(&done);
+            s.spawn(|| {
+                let mut n = 1_usize;
+                while done.load(Relaxed) == 0 {
+                    n = n.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                    let nul = if n >> 60 & 1 == 0 { 0 } else { 0xff << (8 * (n >> 40 & 7)) };
+                    text[(n >> 50) % 7].store(FULL & !nul, Relaxed);
+                }
+            });
+            let mut lengths = std::collections::HashSet::new();
+            for _ in 0..20_000 {
+                let numbers = [7_u64, 0];
+                let found = copied(numbers.as_ptr().cast(), 12, 12, text.as_ptr().cast()).expect("room");
+                let len = u32::from_le_bytes(found[8..12].try_into().expect("4 bytes"));
+                assert_eq!((len as usize, found[12..].iter().all(|b| *b == b'x')), (found.len() - 12, true));
+                lengths.insert(len);
+            }
+            println!("{} lengths", lengths.len());
+        });
     }
 
     /// What the plan takes in another way than it comes is not quick.
@@ -1298,9 +1606,13 @@ mod tests {
         use take::{CSTR, POINTER};
         use ty::{F64, I32, I64};
         let quick = |bytes: u64, texts: u64, bounded: u64| 9 | texts << 32 | bounded << 40 | bytes << 56;
+        let open = |first: u64| quick::OPEN | first << 48;
         assert_eq!(word(c"plain", &[]), quick(0, 0, 0));
-        assert_eq!(word(c"%d %f %s", &[I32, F64, CSTR]), quick(16, 1, 0));
+        assert_eq!(word(c"%d %f %s", &[I32, F64, CSTR]), quick(16, 1, 0) | open(16));
         assert_eq!(word(c"%s", &[I32]), quick(4, 0, 0), "wrong, and stored as it is");
+        assert_eq!(word(c"%s %d", &[CSTR, I32]), quick(8, 1, 0) | open(4));
+        assert_eq!(word(c"%.*s", &[I32, CSTR]), quick(8, 1, 1) | 8 << 48);
+        assert_eq!(word(c"%c %s", &[ty::I8, CSTR]), quick(5, 1, 0) | 5 << 48);
         assert_eq!(word(c"%s %.*s %p", &[CSTR, I32, CSTR, POINTER]), quick(20, 2, 0b10));
         for (fmt, types) in [
             (c"%.3s", &[CSTR][..]),

@@ -112,8 +112,14 @@ int main(int argc, char **argv) {
         CHECK(spr_log_packed(&p, 0, (uint64_t[]){SPR_UNMEASURED, 4}, texts) == SPR_OK);
         CHECK(spr_log_packed(&p, 0, words, texts) == SPR_OK);
     }
-    packed = 1 + 3 * 4;
-    CHECK(p.quick_ != 0 && q.quick_ != 0);
+    spr_site single = p;
+    single.n_args = 1, single.id_ = 0, single.quick_ = 0, memset(single.plan_, 0, sizeof single.plan_), single.fmt_len = 2;
+    for (int i = 0; i < 3; i++) {
+        CHECK(spr_log_text(NULL, words, "abc") == SPR_E_NULL && spr_log_text(&single, NULL, "abc") == SPR_E_NULL);
+        CHECK(spr_log_text(&single, words, NULL) == SPR_OK && spr_log_text(&single, words, "abc") == SPR_OK);
+    }
+    packed = 1 + 3 * 4 + 3 * 2;
+    CHECK(p.quick_ != 0 && q.quick_ != 0 && single.quick_ != 0);
     p.id_ = 0, p.quick_ = 0, memset(p.plan_, 0, sizeof p.plan_), p.n_args = 3;
     CHECK(spr_log_packed(&p, 0, words, texts) == SPR_E_ARGUMENT);
     memset(p.plan_, 0, sizeof p.plan_), p.abi = 9;
@@ -165,7 +171,8 @@ int main(int argc, char **argv) {
         if (rec.kind == SPR_KIND_LOSS && ++losses)
             CHECK(rec.lost == 1);
         else if (rec.kind == SPR_KIND_LOG && !strcmp(rec.target, "packed")) {
-            CHECK(!strcmp(rec.message, "abc abcd") || !strcmp(rec.message, "{} {} (3)"));
+            CHECK(!strcmp(rec.message, "abc abcd") || !strcmp(rec.message, "{} {} (3)") ||
+                  !strcmp(rec.message, "abc") || !strcmp(rec.message, "(null)"));
             packed--;
         }
         else if (rec.kind == SPR_KIND_LOG && ++seen == 3)

@@ -49,6 +49,15 @@ int main(void) {
     SPR_INFO("%s", longest);
     SPR_INFO("%.100000s", longest);
     SPR_INFO("%.3s|%.9s|%.2s", longest, null, null);
+    /* With no byte of memory behind them. */
+    for (int i = 0; i < 50; i++) {
+        char *exact = malloc(i % 7 + i + 1);
+        CHECK(exact);
+        memset(exact, '#', i % 7), memset(exact + i % 7, 'y', i);
+        exact[i % 7 + i] = 0;
+        SPR_INFO("%d %s|", i, exact + i % 7);
+        free(exact);
+    }
     for (int i = 0; i < 10; i++)
         SPR_LOG_EVERY_N(SPR_LEVEL_INFO, 4, "every %d", i);
     for (int i = 0; i < 10; i++)
@@ -83,6 +92,8 @@ int main(void) {
     uint64_t now;
     CHECK(spr_now(&now) == SPR_OK);
     SPR_LOG_AT(SPR_LEVEL_INFO, now, "at %d", 1);
+    for (int i = 0; i < 3; i++)
+        SPR_LOG_AT(SPR_LEVEL_INFO, i ? now : 0, "at %s", i ? "one" : "0, which is now");
 
     /* A site that is known at run time, with fields of the site and of the call. */
     static const unsigned char types[] = {SPR_T_STR, SPR_T_I32, SPR_T_STR};
@@ -123,6 +134,11 @@ int main(void) {
         CHECK(!strcmp(rec.message + SPR_MAX_STRING - 3, "xxx[cut]"));
     }
     expect(r, SPR_LEVEL_INFO, "xxx|(null)|");
+    for (int i = 0; i < 50; i++) {
+        char text[70], *end = text + sprintf(text, "%d ", i);
+        memset(end, 'y', i), strcpy(end + i, "|");
+        expect(r, SPR_LEVEL_INFO, text);
+    }
     expect(r, SPR_LEVEL_INFO, "every 0");
     expect(r, SPR_LEVEL_INFO, "every 4");
     expect(r, SPR_LEVEL_INFO, "every 8");
@@ -133,6 +149,9 @@ int main(void) {
     expect(r, SPR_LEVEL_INFO, "[in place]");
     expect(r, SPR_LEVEL_INFO, "after all that");
     expect(r, SPR_LEVEL_INFO, "at 1");
+    expect(r, SPR_LEVEL_INFO, "at 0, which is now");
+    expect(r, SPR_LEVEL_INFO, "at one");
+    expect(r, SPR_LEVEL_INFO, "at one");
     spr_record rec = SPR_RECORD_INIT;
     spr_field field = SPR_FIELD_INIT;
     CHECK(next_log(r, &rec) && !strcmp(rec.message, "a message") && rec.line == 42 && rec.n_fields == 3);

@@ -3,10 +3,13 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "check.h"
 
 #define CASES 14000
 #define MOST 400
+#define EDGES 1100 /* more bytes of a string than the library copies unmeasured */
 
 static struct {
     char *fmt, *text;
@@ -77,12 +80,13 @@ static void keep(const char *fmt, const unsigned char *types, uint8_t n, const s
     errno = before;
     CHECK(spr_log(site, values) == SPR_OK);
     CHECK(errno == before);
-    /* Packed, as the macros do: once before it is known how the site takes its arguments, and once after. */
-    for (int turn = 0; turn < 2; turn++) {
+    /* Packed, as the macros do: once before it is known how the site takes its arguments, and after that with its strings
+     * measured and, of a single one, not. */
+    for (int turn = 0; turn < 3; turn++) {
         uint64_t words[4];
         spr_text texts[3];
-        struct spr_call_ c = {words, texts, 0, 0, 0, 0, UINT32_MAX};
-        c.quick = site->quick_;
+        struct spr_call_ c = {words, texts, 0, 0, 0, 0, UINT32_MAX, turn < 2 ? SPR_UNMEASURED : 77};
+        c.quick = turn < 2 ? site->quick_ : 0;
         for (int i = 0; i < n; i++)
             if (types[i] == SPR_T_CSTR)
                 spr_put_text_(&c, values[i].p);
@@ -94,7 +98,12 @@ static void keep(const char *fmt, const unsigned char *types, uint8_t n, const s
                 spr_put_long_(&c, values[i].u);
         spr_put_end_(&c);
         n_quick += (uint32_t)c.quick != 0;
-        CHECK(spr_log_packed(site, 0, words, texts) == SPR_OK);
+        if (turn < 2)
+            CHECK(spr_log_packed(site, 0, words, texts) == SPR_OK);
+        else if (c.count == 1)
+            CHECK(spr_log_text(site, words, texts[0].p) == SPR_OK);
+        else
+            CHECK(spr_log(site, values) == SPR_OK);
         CHECK(errno == before);
     }
     cases[n_cases].fmt = strdup(fmt);
@@ -192,11 +201,25 @@ int main(void) {
         SPR_INFO("%.*s|%.3s", 4, open, open);
         SPR_INFO("%d %.*s|%.*s", i, 4, open, 1, open);
     }
+    /* Where a string ends with the last byte that can be read, or begins with the first one. */
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *pages = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED && !mprotect(pages, page, PROT_NONE) && !mprotect(pages + 3 * page, page, PROT_NONE));
+    char *readable = pages + page;
+    for (size_t len = 0; len < EDGES; len += len < 80 || len > 1000 ? 1 : 40)
+        for (size_t at = 0; at < 3; at++) {
+            memset(readable, '#', 2 * page);
+            char *s = readable + (at == 0 ? 0 : at == 1 ? len % 23 : 2 * page - len - 1);
+            for (size_t i = 0; i < len; i++)
+                s[i] = (char)('a' + i % 26);
+            s[len] = 0;
+            SPR_INFO("%d %s", (int)len, s);
+        }
     spr_reader *r = read_back();
     spr_record rec = SPR_RECORD_INIT;
     int wrong = 0;
-    for (int turn = 0; turn < 3 * n_cases; turn++) {
-        int i = turn / 3;
+    for (int turn = 0; turn < 4 * n_cases; turn++) {
+        int i = turn / 4;
         CHECK(next_log(r, &rec));
         if ((int)rec.message_len != cases[i].len || memcmp(rec.message, cases[i].text, rec.message_len)) {
             if (wrong++ < 20)
@@ -207,6 +230,14 @@ int main(void) {
         CHECK(next_log(r, &rec) && !strcmp(rec.message, "open|ope"));
         CHECK(next_log(r, &rec) && !strcmp(rec.message + 1, " open|o"));
     }
+    for (size_t len = 0; len < EDGES; len += len < 80 || len > 1000 ? 1 : 40)
+        for (size_t at = 0; at < 3; at++) {
+            char expected[EDGES + 16];
+            size_t n = (size_t)sprintf(expected, "%d ", (int)len);
+            for (size_t i = 0; i < len; i++)
+                expected[n++] = (char)('a' + i % 26);
+            CHECK(next_log(r, &rec) && rec.message_len == n && !memcmp(rec.message, expected, n));
+        }
     CHECK(!next_log(r, &rec));
     printf("%d cases, each as values and packed (%d of the usual kind), %d wrong, %d left out (glibc's %%#g)\n", n_cases,
            n_quick, wrong, skipped);
