@@ -76,6 +76,15 @@ impl Calibration {
         self.utc(ticks)
     }
 
+    /// The straight part of [`utc_of_ring`](Self::utc_of_ring) around now, for many ticks of one ring.
+    pub fn straight(&self, anchor: Pair) -> Straight {
+        let later = |a: u64, b: u64| if (a.wrapping_sub(b) as i64) > 0 { a } else { b };
+        let first = later(self.first.ticks, anchor.ticks);
+        let from = later(first, self.at.ticks.wrapping_sub(Straight::REACH / 2));
+        let mult = (self.ns_per_tick * Straight::ONE) as i64;
+        Straight { from, reach: Straight::REACH, at: self.at, mult }
+    }
+
     /// Takes a new pair over: at least a second after the last one, else it does nothing. True: it did.
     pub fn adjust(&mut self, now: Pair) -> bool {
         let passed = now.utc.saturating_sub(self.at.utc);
@@ -115,6 +124,33 @@ impl Calibration {
     }
 }
 
+/// Where a ring's ticks are UTC by one multiplication of integers: to a nanosecond near its pair, to a few at its
+/// ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Straight {
+    from: u64,
+    /// Ticks it holds for.
+    reach: u64,
+    at: Pair,
+    mult: i64,
+}
+
+impl Straight {
+    /// Seconds. What is further off is seldom, and rounding grows with the distance.
+    const REACH: u64 = 1 << 34;
+    const ONE: f64 = 4_294_967_296.0;
+    /// Holds for no ticks.
+    pub const NOWHERE: Straight = Straight { from: 0, reach: 0, at: Pair { ticks: 0, utc: 0 }, mult: 0 };
+
+    /// UTC of `ticks`, ns. None: ask [`Calibration::utc_of_ring`].
+    #[inline]
+    pub fn utc(&self, ticks: u64) -> Option<i64> {
+        let d = ticks.wrapping_sub(self.at.ticks) as i64;
+        let ns = (i128::from(d) * i128::from(self.mult)) >> 32;
+        (ticks.wrapping_sub(self.from) < self.reach).then(|| self.at.utc.wrapping_add(ns as i64))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +179,16 @@ mod tests {
         let mut c = Calibration::new(Pair { ticks: 1_000_000_000, utc: 1_000_000_000 }, 1_000_000_000);
         assert!(c.adjust(Pair { ticks: 3_000_000_000, utc: 13_000_000_000 }));
         assert_eq!(c.utc(3_000_000_000), 13_000_000_000);
+        let all = [0, 999_999_999, 1_000_000_000, 2_000_000_000, 3_000_000_001, 9_000_000_000, u64::MAX / 2];
+        for ticks in all {
+            for anchor in [0, 999_999_999, 1_000_000_000, 1_500_000_000] {
+                let anchor = Pair { ticks: anchor, utc: anchor as i64 };
+                let straight = c.straight(anchor).utc(ticks);
+                assert!(straight.is_none_or(|t| t.abs_diff(c.utc_of_ring(ticks, anchor)) <= 1));
+                let far = ticks < anchor.ticks.max(1_000_000_000) || ticks == u64::MAX / 2;
+                assert_eq!(straight.is_none(), far, "{ticks} {anchor:?}");
+            }
+        }
         let anchor = Pair { ticks: 0, utc: 500_000_000 };
         assert_eq!(c.utc_of_ring(500_000_000, anchor), 750_000_000);
         assert_eq!(c.utc_of_ring(0, anchor), anchor.utc);

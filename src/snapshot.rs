@@ -160,6 +160,27 @@ pub enum Item<'a> {
     },
 }
 
+/// Who takes what a pass finds: a closure does it item by item.
+pub trait Out {
+    /// Takes an item.
+    fn item(&mut self, item: Item<'_>);
+    /// Takes records of a lane that stand one behind the other, as many as it likes but one at least: the same as
+    /// so many [`Item::Record`]. Most records of a program come this way, and what is the same for all of a run is
+    /// done once.
+    fn run(&mut self, run: &mut Run<'_>) {
+        while let Some(LaneRecord { ticks, site, flags, payload, .. }) = run.next() {
+            let (thread, source) = (run.thread, run.source());
+            self.item(Item::Record { thread, source, kind: record::RECORD, ticks, site, flags, payload });
+        }
+    }
+}
+
+impl<F: FnMut(Item<'_>)> Out for F {
+    fn item(&mut self, item: Item<'_>) {
+        self(item);
+    }
+}
+
 /// A ring that breaks the rules: everything of it from here on is left alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation(pub String);
@@ -328,14 +349,31 @@ impl Snapshot {
         }
     }
 
-    /// One pass. `dead`: it was established before this pass that nobody can write this ring any
+    /// One pass, item by item. `dead`: it was established before this pass that nobody can write this ring any
     /// more; then this is the one more pass, and what is not a record by its end never will be.
+    ///
+    /// # Errors
+    /// The ring breaks the rules.
     pub fn pass(
         &mut self,
         ring: &impl RingRead,
         limits: Limits,
         dead: bool,
-        mut out: impl FnMut(Item<'_>),
+        out: impl FnMut(Item<'_>),
+    ) -> Result<Seen, Violation> {
+        self.pass_to(ring, limits, dead, out)
+    }
+
+    /// The same, for who takes runs as well.
+    ///
+    /// # Errors
+    /// As [`pass`](Self::pass).
+    pub fn pass_to(
+        &mut self,
+        ring: &impl RingRead,
+        limits: Limits,
+        dead: bool,
+        mut out: impl Out,
     ) -> Result<Seen, Violation> {
         let mut seen = Seen::default();
         let mut parsed: HashMap<u64, Cut> = HashMap::default();
@@ -389,7 +427,7 @@ impl Snapshot {
         budget: &mut u64,
         seen: &mut Seen,
         parsed: &mut HashMap<u64, Cut>,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) -> Result<(), Violation> {
         self.walk_shared(ring, seen, out)?;
         (seen.truncated, seen.clogged, seen.unreadable) = (false, false, None);
@@ -403,7 +441,7 @@ impl Snapshot {
         &mut self,
         ring: &impl RingRead,
         seen: &mut Seen,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) -> Result<(), Violation> {
         let size = ring.granules();
         let word = ring.shared_tail();
@@ -441,7 +479,7 @@ impl Snapshot {
                 State::Pad(n) => {
                     check!(index + n == size && p + n <= tail, "shared PAD of {n} granules at {p}");
                     self.seen.insert(p, p + n);
-                    out(Item::Skip { source: Source::Shared { at: p, len: n }, hole: false });
+                    out.item(Item::Skip { source: Source::Shared { at: p, len: n }, hole: false });
                     p += n;
                 }
                 State::Open(_) | State::None => {
@@ -466,7 +504,7 @@ impl Snapshot {
         budget: &mut u64,
         seen: &mut Seen,
         parsed: &mut HashMap<u64, Cut>,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) -> Result<(), Violation> {
         let word = ring.spill_tail();
         let (tail, size) = (shared::position(word), ring.spill_granules());
@@ -534,7 +572,7 @@ impl Snapshot {
         holes: &mut u64,
         seen: &mut Seen,
         parsed: &mut HashMap<u64, Cut>,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) -> Result<io::Result<u64>, Violation> {
         macro_rules! io {
             ($r:expr) => {
@@ -588,13 +626,13 @@ impl Snapshot {
                 State::Pad(g) => {
                     check!(first + i + g == size && g <= left, "spill PAD of {g} granules at {at}");
                     s.seen.insert(at, at + g);
-                    out(Item::Skip { source: Source::Spill { at, len: g }, hole: false });
+                    out.item(Item::Skip { source: Source::Spill { at, len: g }, hole: false });
                     i += g;
                 }
                 // A granule at a time: its extent is the dead writer's word.
                 State::Open(_) | State::None if dead => {
                     s.seen.insert(at, at + 1);
-                    out(Item::Skip { source: Source::Spill { at, len: 1 }, hole: true });
+                    out.item(Item::Skip { source: Source::Spill { at, len: 1 }, hole: true });
                     i += 1;
                 }
                 State::Open(slot) => {
@@ -612,14 +650,14 @@ impl Snapshot {
         Ok(Ok(p + i))
     }
 
-    fn wait_for(&mut self, s: Slow, out: &mut impl FnMut(Item<'_>)) {
+    fn wait_for(&mut self, s: Slow, out: &mut impl Out) {
         let source = s.source;
         match self.waiting.entry(s.key.thread).or_default().entry(s.order) {
             Entry::Vacant(e) => {
                 e.insert(s);
             }
             // One call has one key: a second record under it is not its writer's work.
-            Entry::Occupied(_) => out(Item::Skip { source, hole: false }),
+            Entry::Occupied(_) => out.item(Item::Skip { source, hole: false }),
         }
     }
 
@@ -633,7 +671,7 @@ impl Snapshot {
         cuts: Option<&HashMap<u64, Cut>>,
         limits: Limits,
         seen: &mut Seen,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) -> Result<(), Violation> {
         let LaneAt { at, mut owner } = self.lanes[lane as usize];
         let capacity = ring.lane_capacity(lane);
@@ -651,6 +689,7 @@ impl Snapshot {
         );
         let mut buf = std::mem::take(&mut self.lane_buf);
         let mut take = behind.min(limits.lane);
+        let most = (capacity / 4).min(MAX_RECORD);
         let window = loop {
             // Longer is good enough: what is not read anew is not looked at.
             if buf.len() < take as usize {
@@ -662,8 +701,8 @@ impl Snapshot {
             ring.lane_read(lane, index, &mut data[..first as usize]);
             ring.lane_read(lane, 0, &mut data[first as usize..]);
             let enough = behind.min(capacity / 2);
-            if take >= enough || (Window { lane, capacity, at, behind, data }).next(0)?.is_some() {
-                break Window { lane, capacity, at, behind, data: &buf[..take as usize] };
+            if take >= enough || (Window { lane, capacity, at, behind, most, data }).next(0)?.is_some() {
+                break Window { lane, capacity, at, behind, most, data: &buf[..take as usize] };
             }
             // The largest record with the largest PAD before it is not longer.
             take = enough;
@@ -691,6 +730,15 @@ impl Snapshot {
         while let Some((q, len, kind)) = next(p)? {
             let n = crate::lane::round8(len);
             let cuts = if q <= complete && complete > 0 { None } else { cuts };
+            if cuts.is_none() && self.waiting.get(&owner).is_none_or(BTreeMap::is_empty) {
+                // Nothing is to go in between: none of it waits, and what waits comes from looks at the slow path.
+                let mut run = Run::new(&window, q, owner);
+                if run.clone().next().is_some() {
+                    out.run(&mut run);
+                    p = run.end.wrapping_sub(at);
+                    continue;
+                }
+            }
             let r = &data[q as usize..(q + len) as usize];
             let (start, end) = (at.wrapping_add(p), at.wrapping_add(q + n));
             if kind == record::THREAD {
@@ -706,7 +754,7 @@ impl Snapshot {
                 check!(owner != 0, "lane {lane}: THREAD note without a number");
                 self.lane_of.retain(|_, l| *l != lane);
                 self.lane_of.insert(owner, lane);
-                out(Item::Thread {
+                out.item(Item::Thread {
                     lane,
                     end,
                     thread: owner,
@@ -729,7 +777,7 @@ impl Snapshot {
             let source = Source::Lane { lane, end };
             if kind == record::LOSS {
                 let lost = u64::from_le_bytes(r[record::HEADER as usize..].try_into().expect("8"));
-                out(Item::Loss { lane: Some(lane), thread: owner, lost, source: Some(source) });
+                out.item(Item::Loss { lane: Some(lane), thread: owner, lost, source: Some(source) });
             } else {
                 emit(owner, source, kind, r, out);
             }
@@ -756,7 +804,7 @@ impl Snapshot {
         largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         lane: Option<(u32, u64)>,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) {
         let Some(w) = self.waiting.get_mut(&thread) else { return };
         let a = largest.get(&thread).copied().unwrap_or_default();
@@ -782,9 +830,9 @@ impl Snapshot {
             // the lane is not known any more, its markers and its header tell.
             let of = lane.map(|l| l.0).or_else(|| self.lane_of.get(&thread).copied());
             if key.t == slow::NO_LANE {
-                out(Item::Loss { lane: None, thread, lost: key.lost, source: None });
+                out.item(Item::Loss { lane: None, thread, lost: key.lost, source: None });
             } else if of.is_some() {
-                out(Item::Loss { lane: of, thread, lost: key.lost, source: None });
+                out.item(Item::Loss { lane: of, thread, lost: key.lost, source: None });
             }
             emit(thread, s.source, word0(&s.record).1, &s.record, out);
         }
@@ -796,7 +844,7 @@ impl Snapshot {
         largest: &HashMap<u64, Order>,
         cuts: Option<&HashMap<u64, Cut>>,
         lanes_cut: bool,
-        out: &mut impl FnMut(Item<'_>),
+        out: &mut impl Out,
     ) {
         let threads: Vec<u64> = self.waiting.keys().copied().collect();
         for th in threads {
@@ -812,7 +860,7 @@ impl Snapshot {
     }
 
     /// After the last pass over a dead process's ring: what is claimed and holds no record.
-    fn skip_holes(&mut self, ring: &impl RingRead, out: &mut impl FnMut(Item<'_>)) -> Result<(), Violation> {
+    fn skip_holes(&mut self, ring: &impl RingRead, out: &mut impl Out) -> Result<(), Violation> {
         let tail = shared::position(ring.shared_tail());
         let mut p = self.frontier;
         while p < tail {
@@ -820,7 +868,7 @@ impl Snapshot {
                 Some(end) => p = end,
                 None => {
                     self.seen.insert(p, p + 1);
-                    out(Item::Skip { source: Source::Shared { at: p, len: 1 }, hole: true });
+                    out.item(Item::Skip { source: Source::Shared { at: p, len: 1 }, hole: true });
                     p += 1;
                 }
             }
@@ -910,6 +958,8 @@ struct Window<'a> {
     at: u64,
     /// Bytes up to the lane's tail, which may be more than were copied.
     behind: u64,
+    /// Bytes that a record may take.
+    most: u64,
     data: &'a [u8],
 }
 
@@ -918,7 +968,7 @@ impl Window<'_> {
     /// what was copied ends.
     #[inline]
     fn next(&self, p: u64) -> Result<Option<(u64, u64, u8)>, Violation> {
-        let &Window { lane, capacity, at, behind, data } = self;
+        let &Window { lane, capacity, at, behind, data, most } = self;
         let take = data.len() as u64;
         if p >= take {
             return Ok(None);
@@ -937,7 +987,7 @@ impl Window<'_> {
             (len, kind) = word0(&data[q as usize..]);
         }
         let n = crate::lane::round8(len);
-        let fits = len >= record::HEADER && n <= to_end && n <= capacity / 4 && len <= MAX_RECORD;
+        let fits = len >= record::HEADER && n <= to_end && n <= most;
         check!(fits, "lane {lane}: record of {len} bytes at {}", at.wrapping_add(q));
         let known = matches!(kind, record::RECORD | record::CAPTURE | record::THREAD | record::LOSS);
         check!(known, "lane {lane}: a record of kind {kind}");
@@ -950,6 +1000,73 @@ impl Window<'_> {
             return Ok(None);
         }
         Ok(Some((q, len, kind)))
+    }
+}
+
+/// Log records of one thread in its lane, one behind the other without a gap, each with the number of its site, that
+/// may all go: nothing of the slow path is to go in between.
+#[derive(Clone)]
+pub struct Run<'a> {
+    /// The thread's number.
+    pub thread: u64,
+    lane: u32,
+    most: u64,
+    /// What may yet be of the run: no further than the lap.
+    rest: &'a [u8],
+    /// Position behind the last one that was given.
+    end: u64,
+}
+
+/// A record of a [`Run`]. The fields are those of [`Item::Record`].
+pub struct LaneRecord<'a> {
+    /// Raw ticks.
+    pub ticks: u64,
+    /// Site offset / 8.
+    pub site: u32,
+    /// Kind-specific.
+    pub flags: u32,
+    /// Payload.
+    pub payload: &'a [u8],
+    /// The payload and what stands behind it, as far as it was read.
+    pub rest: &'a [u8],
+}
+
+impl<'a> Run<'a> {
+    fn new(window: &Window<'a>, p: u64, thread: u64) -> Self {
+        let &Window { lane, capacity, at, most, data, .. } = window;
+        let end = at.wrapping_add(p);
+        let to_end = (capacity - (end & (capacity - 1))) as usize;
+        let rest = &data[p as usize..];
+        Run { thread, lane, most, rest: &rest[..to_end.min(rest.len())], end }
+    }
+    /// The lane.
+    pub fn lane(&self) -> u32 {
+        self.lane
+    }
+    /// Where the last one stood.
+    pub fn source(&self) -> Source {
+        Source::Lane { lane: self.lane, end: self.end }
+    }
+    /// Bytes that are left to look at.
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+    /// The next record. None: the run ends here, with whatever is nothing but a log record that everything is
+    /// right with.
+    #[inline(always)]
+    #[allow(clippy::should_implement_trait)] // who takes it asks for more between two of them
+    pub fn next(&mut self) -> Option<LaneRecord<'a>> {
+        let (head, rest) = self.rest.split_first_chunk::<{ record::HEADER as usize }>()?;
+        let ((len, kind), last) = (word0(head), u64::from_le_bytes(*head.last_chunk()?));
+        let (n, site) = (crate::lane::round8(len), last as u32);
+        if kind != record::RECORD || site == 0 || n > self.most {
+            return None;
+        }
+        let behind = self.rest.get(n as usize..)?;
+        let payload = rest.get(..len.checked_sub(record::HEADER)? as usize)?;
+        self.rest = behind;
+        self.end = self.end.wrapping_add(n);
+        Some(LaneRecord { ticks: ticks(head), site, flags: (last >> 32) as u32, payload, rest })
     }
 }
 
@@ -971,9 +1088,9 @@ fn record_len(b: &[u8]) -> Result<u64, Violation> {
     Ok(len)
 }
 
-fn emit(thread: u64, source: Source, kind: u8, r: &[u8], out: &mut impl FnMut(Item<'_>)) {
+fn emit(thread: u64, source: Source, kind: u8, r: &[u8], out: &mut impl Out) {
     let h = record::HEADER as usize;
-    out(Item::Record {
+    out.item(Item::Record {
         thread,
         source,
         kind,

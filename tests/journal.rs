@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use spillring::error::Code;
 use spillring::journal::{
-    CursorKey, DirStorage, Item, Journal, Loss, MemStorage, Op, Options, Position, Reader, Record, Segment,
-    SiteFacts, Source, Standing, Storage, Sync, ThreadFacts, kind,
+    CursorKey, DirStorage, Encoder, Item, Journal, Loss, MemStorage, Op, Options, Position, Reader, Record,
+    Segment, SiteFacts, Source, Standing, Storage, Sync, Taken, ThreadFacts, Together, kind,
 };
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -258,6 +258,61 @@ fn check(files: &Files, models: &[Model], mark: Option<u64>, id: u64, deep: bool
         assert_eq!(numbers(&read_all(&m)), (first..model.next + 2).collect::<Vec<_>>());
     }
     log
+}
+
+/// Many at once are encoded as each is by itself, and taken at once they are what they are one by one.
+#[test]
+fn records_taken_at_once_are_the_same_ones() {
+    let lens = |n: usize| (0..n).map(|i| [i % 70, i % 70, 65, 5000, i * 7 % 300][i % 5]).collect::<Vec<_>>();
+    for (n, fore) in [(1, 0), (7, 0), (7, 3), (600, 0), (600, 5)] {
+        let run = |whole: bool| {
+            let (storage, mut j) = fresh(keep_all());
+            let thread = put_thread(&mut j, 1);
+            let sites = [put_site(&mut j, 1), put_site(&mut j, 2)];
+            // As in a lane: one behind the other, and something behind the last.
+            let lens = lens(n);
+            let all: Vec<u8> = (0..lens.iter().sum::<usize>() + n).map(|i| i as u8 | 1).collect();
+            let mut rest = &all[..];
+            let mut bytes = vec![0; Journal::<MemStorage>::ROOM];
+            let mut single = bytes.clone();
+            let mut encoder = Encoder::new(&mut bytes, n * 40);
+            for (i, len) in lens.iter().enumerate() {
+                let (site, utc_ns) = (sites[i % 2], T0 + i as i64);
+                let (ticks, payload) = (i as u64, &rest[..*len]);
+                let r = Record { site, thread, kind: kind::LOG, flags: 3, utc_ns, ticks, payload };
+                r.encode(&mut single);
+                encoder.push(r, rest);
+                rest = &rest[*len..];
+            }
+            drop(encoder);
+            assert!(bytes == single, "{n}");
+            for i in 0..fore {
+                j.record(kind::LOG, 0, thread, sites[0], T0, i, b"before").unwrap();
+            }
+            let (from, len) = (Journal::<MemStorage>::ROOM, bytes.len() - Journal::<MemStorage>::ROOM);
+            let payload = lens.iter().sum::<usize>() as u64;
+            let last_time = T0 + n as i64 - 1;
+            if whole {
+                let of =
+                    Together { records: n as u32, payload, last_time, thread, sites: &sites[..n.min(2)] };
+                assert!(j.take_whole(&mut bytes, from, len, &of));
+                let swapped = fore == 0 && n == 600;
+                assert_eq!(bytes.len(), if swapped { from } else { from + len });
+            } else {
+                let taken = j.take(&bytes[from..], 0, i64::MAX, usize::MAX).unwrap();
+                let all = Taken { records: n as u32, bytes: len, payload, last_time };
+                assert_eq!(taken, all);
+            }
+            assert_eq!(j.commit(T0).unwrap().records as usize, n + fore as usize);
+            storage.files()
+        };
+        assert!(run(true) == run(false), "{n} {fore}");
+    }
+    let (_, mut j) = fresh(keep_all());
+    let mut bytes = vec![0; Journal::<MemStorage>::ROOM + 32];
+    let of = Together { records: 1, payload: 0, last_time: T0, thread: 0, sites: &[7] };
+    assert!(!j.take_whole(&mut bytes, Journal::<MemStorage>::ROOM, 32, &of));
+    assert!(!j.pending());
 }
 
 /// What is encoded beforehand and taken in any portions is what single records would have been.

@@ -52,6 +52,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("released-before-journal", "restart", "journal"),
     ("released-before-the-hole-in-the-file", "given", ""),
     ("released-past-a-hole", "holes", "released"),
+    ("run-past-what-waits", "handler", "order"),
     ("second-look-without-cut", "laneless", "order"),
     ("shared-by-its-end", "laneless", "order"),
     ("spilled-behind-shared", "laneless_spill", "order"),

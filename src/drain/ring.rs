@@ -3,8 +3,11 @@
 use super::around::Probe;
 use super::{BATCH, Log};
 use crate::channel::Stem;
-use crate::clock::{Calibration, Pair};
-use crate::journal::{CursorKey, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts, kind};
+use crate::clock::{Calibration, Pair, Straight};
+use crate::journal::{
+    CursorKey, DirStorage, Encoder, Journal, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts,
+    Together, kind,
+};
 use crate::lane::shared::{self, places};
 use crate::lane::thread::written_count;
 use crate::layout::ring::{GRANULE, ack, lane, record, slot, word};
@@ -13,7 +16,7 @@ use crate::merge;
 use crate::record::SiteFacts;
 use crate::release::{Acks, GivenBack, Part, Positions, Taken as Stood};
 use crate::ringview::View;
-use crate::snapshot::{Item, Limits, RingRead, Seen, Snapshot, Source};
+use crate::snapshot::{Item, Limits, Out, RingRead, Run, Seen, Snapshot, Source};
 use crate::sync::AtomicU64;
 use crate::sync::Ordering::*;
 use crate::sys::hash::HashMap;
@@ -32,11 +35,40 @@ enum What {
     Records {
         count: u32,
         len: usize,
+        /// What is known of them together; not of single ones.
+        names: Option<Box<Names>>,
     },
     // Boxed: there are few of them.
     Owner(Box<(u64, u32, [u8; 16])>),
     Loss(Box<LossNote>),
     Nothing,
+}
+
+/// Of records: their thread, their sites, and the bytes of their payloads.
+struct Names {
+    thread: u32,
+    sites: Vec<u32>,
+    payload: u64,
+}
+
+impl Names {
+    /// More sites than that are looked for in the records themselves.
+    const MOST: usize = 64;
+
+    /// Takes others along. False: they are of another thread.
+    fn join(&mut self, other: &Names) -> bool {
+        self.payload += other.payload;
+        other.sites.iter().for_each(|s| self.add(*s));
+        self.thread == other.thread
+    }
+    fn known(&self) -> bool {
+        self.sites.len() <= Self::MOST
+    }
+    fn add(&mut self, site: u32) {
+        if self.known() && !self.sites.contains(&site) {
+            self.sites.push(site);
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -99,6 +131,8 @@ impl Lines {
     }
 }
 
+const ROOM: usize = Journal::<DirStorage>::ROOM;
+
 /// Bytes, first in, first out, each taking in one piece.
 #[derive(Default)]
 struct Fifo {
@@ -114,8 +148,9 @@ impl Fifo {
     /// Where bytes may be appended.
     fn back(&mut self) -> &mut Vec<u8> {
         if self.taken == self.all.len() {
-            self.all.clear();
-            self.taken = 0;
+            // A journal takes it as it is.
+            self.all.resize(ROOM, 0);
+            self.taken = ROOM;
         } else if self.taken > Self::SLACK && self.taken > self.all.len() / 2 {
             self.all.drain(..self.taken);
             self.taken = 0;
@@ -128,6 +163,15 @@ impl Fifo {
     fn take(&mut self, n: usize) {
         self.taken += n;
         debug_assert!(self.taken <= self.all.len());
+    }
+    /// Takes the first `n` bytes out into the batch, if it takes them whole.
+    fn take_into(&mut self, journal: &mut Journal<DirStorage>, n: usize, of: &Together<'_>) -> bool {
+        let whole = journal.take_whole(&mut self.all, self.taken, n, of);
+        if whole {
+            // Behind them, or all that there is of another vector.
+            self.taken = (self.taken + n).min(self.all.len());
+        }
+        whole
     }
 }
 
@@ -160,18 +204,26 @@ impl Line {
         let before = bytes.len();
         r.encode(bytes);
         let n = bytes.len() - before;
+        self.records(source, 1, n, None, seen)
+    }
+
+    /// Takes in the records that were appended to its bytes last, which stood one behind the other if there are
+    /// several; answers by how many bytes the line has grown.
+    fn records(&mut self, source: Source, n: u32, bytes: usize, of: Option<Box<Names>>, seen: u64) -> usize {
+        let time = self.last_in;
         if let (Some(e), Source::Lane { end, .. }) = (self.entries.back_mut(), source)
-            && let (What::Records { count, len }, Some(Source::Lane { end: last, .. })) = (&mut e.what, &mut e.source)
+            && let (What::Records { count, len, names }, Some(Source::Lane { end: last, .. })) = (&mut e.what, &mut e.source)
             // Seen in the same pass, and nothing stood between the two.
             && e.seen == seen
-            && end.wrapping_sub(*last) == in_lane(n, 1)
+            && end.wrapping_sub(*last) == in_lane(bytes, n)
         {
-            (*count, *len, *last, e.time) = (*count + 1, *len + n, end, r.utc_ns);
-            return n;
+            (*count, *len, *last, e.time) = (*count + n, *len + bytes, end, time);
+            names.take_if(|a| of.is_none_or(|b| !a.join(&b)));
+            return bytes;
         }
-        let what = What::Records { count: 1, len: n };
-        self.push(Entry { time: r.utc_ns, seen, source: Some(source), what });
-        n + size_of::<Entry>()
+        let what = What::Records { count: n, len: bytes, names: of };
+        self.push(Entry { time, seen, source: Some(source), what });
+        bytes + size_of::<Entry>()
     }
 }
 
@@ -224,6 +276,31 @@ pub(super) struct Ring {
     flush_due: Option<u64>,
     holes_since: Option<u64>,
     pub last_found: Found,
+}
+
+/// What takes the items of a pass.
+struct Taking<'a> {
+    state: &'a mut State,
+    view: &'a View,
+    log: &'a mut Log,
+    now: &'a Now<'a>,
+    records: &'a mut u64,
+}
+
+impl Out for Taking<'_> {
+    fn item(&mut self, item: Item<'_>) {
+        *self.records += u64::from(matches!(item, Item::Record { .. }));
+        self.state.take(self.view, self.log, self.now, item);
+    }
+
+    fn run(&mut self, run: &mut Run<'_>) {
+        let Taking { state, view, log, now, records } = self;
+        let who = state.thread(view, run.thread, log);
+        state.line(Key::Lane(run.lane()));
+        let mut line = state.lines.lane(run.lane()).take().expect("made just now");
+        **records += u64::from(state.take_run(view, log, now, run, who, &mut line));
+        state.lines.put(line);
+    }
 }
 
 /// What the drain knows of a ring beside its files.
@@ -365,12 +442,12 @@ impl Ring {
         let asked = flush > self.view.ack(ack::FLUSHED).load(Relaxed);
         let mut found = Found { flush: asked.then_some(flush), ..Found::default() };
         let (view, state) = (&self.view, &mut self.state);
-        let mut records = 0;
-        let r = self.snapshot.pass(view, limits, self.dead, |item| {
-            records += u64::from(matches!(item, Item::Record { .. }));
-            state.take(view, log, now, item);
-        });
-        found.records = records;
+        let r = self.snapshot.pass_to(
+            view,
+            limits,
+            self.dead,
+            Taking { state, view, log, now, records: &mut found.records },
+        );
         match r {
             Ok(seen) => found.seen = seen,
             Err(v) => self.quarantine(format!("it breaks the rules: {}", v.0), log),
@@ -850,41 +927,32 @@ pub(super) fn journal_site<'a>(f: &SiteFacts<'a>) -> JournalSite<'a> {
     }
 }
 
+/// A record as it was found, and the journal's number of its thread.
+struct Raw<'a> {
+    who: u32,
+    source: Source,
+    kind: u8,
+    ticks: u64,
+    site: u32,
+    payload: &'a [u8],
+}
+
+fn journal_kind(kind: u8) -> u8 {
+    match kind {
+        record::RECORD => kind::LOG,
+        record::CAPTURE => kind::OUTPUT,
+        other => other,
+    }
+}
+
 impl State {
     /// One item of a pass.
     fn take(&mut self, view: &View, log: &mut Log, now: &Now<'_>, item: Item<'_>) {
         match item {
-            Item::Record { thread, source, kind: k, ticks, site, payload, .. } => {
+            Item::Record { thread, source, kind, ticks, site, payload, .. } => {
                 let key = self.queue_of(thread, source);
                 let who = self.thread(view, thread, log);
-                let (site, payload) = if site != 0 {
-                    (self.site(view, site, log), payload)
-                } else if k == record::RECORD
-                    && self.inline_sites < MOST_NAMES
-                    && let Ok((f, n)) = SiteFacts::decode(payload)
-                {
-                    self.inline_sites += 1;
-                    (log.journal.site(&journal_site(&f)), &payload[n..])
-                } else {
-                    (0, payload)
-                };
-                let kind = match k {
-                    record::RECORD => kind::LOG,
-                    record::CAPTURE => kind::OUTPUT,
-                    other => other,
-                };
-                let time = self.time(ticks, now);
-                let line = self.line(key);
-                let r = Record {
-                    site,
-                    thread: who,
-                    kind,
-                    flags: 0,
-                    utc_ns: line.last_in.max(time),
-                    ticks,
-                    payload,
-                };
-                self.queued += line.record(&r, source, now.mono);
+                self.take_record(view, log, now, key, Raw { who, source, kind, ticks, site, payload });
             }
             Item::Thread { lane, end, thread, tid, comm } => {
                 self.lane_of.values_mut().filter(|(l, _)| *l == lane).for_each(|v| v.1 = now.mono);
@@ -906,6 +974,67 @@ impl State {
                 self.dirty.extend(self.at.skip(source));
             }
         }
+    }
+
+    /// One record into its line.
+    fn take_record(&mut self, view: &View, log: &mut Log, now: &Now<'_>, key: Key, r: Raw<'_>) {
+        let (site, payload) = if r.site != 0 {
+            (self.site(view, r.site, log), r.payload)
+        } else if r.kind == record::RECORD
+            && self.inline_sites < MOST_NAMES
+            && let Ok((f, n)) = SiteFacts::decode(r.payload)
+        {
+            self.inline_sites += 1;
+            (log.journal.site(&journal_site(&f)), &r.payload[n..])
+        } else {
+            (0, r.payload)
+        };
+        let (time, kind, ticks) = (self.time(r.ticks, now), journal_kind(r.kind), r.ticks);
+        let line = self.line(key);
+        let utc_ns = line.last_in.max(time);
+        let record = Record { site, thread: r.who, kind, flags: 0, utc_ns, ticks, payload };
+        self.queued += line.record(&record, r.source, now.mono);
+    }
+
+    /// Records of one thread's lane, into its line; answers how many.
+    fn take_run(
+        &mut self,
+        view: &View,
+        log: &mut Log,
+        now: &Now<'_>,
+        run: &mut Run<'_>,
+        who: u32,
+        line: &mut Line,
+    ) -> u32 {
+        let times = now.clocks.of(self.clock).map_or(Straight::NOWHERE, |c| c.straight(self.anchor));
+        let mut names = Box::new(Names { thread: who, sites: Vec::new(), payload: 0 });
+        let (mut site, mut last_in, mut count, mut payloads) = ((0, 0), line.last_in, 0, 0);
+        let bytes = line.bytes.back();
+        let before = bytes.len();
+        // Each takes eight bytes more than in the lane, where it has a header at least.
+        let mut encoder = Encoder::new(bytes, run.left() / 3 * 4);
+        // A copy of its own, which stays in registers.
+        let mut records = run.clone();
+        while let Some(r) = records.next() {
+            if site.0 != r.site {
+                site = (r.site, self.site(view, r.site, log));
+                names.add(site.1);
+            }
+            let time = times.utc(r.ticks).map(|t| t.min(now.utc));
+            last_in = last_in.max(time.unwrap_or_else(|| self.time(r.ticks, now)));
+            let (site, utc_ns, ticks, payload) = (site.1, last_in, r.ticks, r.payload);
+            let record = Record { site, thread: who, kind: kind::LOG, flags: 0, utc_ns, ticks, payload };
+            encoder.push(record, r.rest);
+            payloads += payload.len() as u64;
+            count += 1;
+        }
+        drop(encoder);
+        *run = records;
+        names.payload = payloads;
+        line.last_in = last_in;
+        let grown = line.bytes.all.len() - before;
+        self.queued += line.records(run.source(), count, grown, Some(names), now.mono);
+        count
     }
 
     fn queue_of(&self, thread: u64, source: Source) -> Key {
@@ -955,12 +1084,31 @@ impl Line {
         let ring = &mut rings[self.ring].state;
         while let Some(e) = self.entries.front_mut() {
             match &mut e.what {
-                What::Records { count, len } => {
-                    let bytes = self.bytes.first(*len);
-                    if Record::first_time(bytes) > until {
+                What::Records { count, len, names } => {
+                    let (n, first) = (*len, Record::first_time(self.bytes.first(*len)));
+                    if first > until {
                         return true;
                     }
-                    let taken = match log.journal.take(bytes, self.last_out, until, BATCH) {
+                    // All of it at once, if nothing asks for a part.
+                    let due = e.time <= until && first >= self.last_out;
+                    let whole =
+                        names.take().filter(|of| of.known() && due && log.journal.batch_bytes() + n <= BATCH);
+                    let whole = whole.and_then(|of| {
+                        let (records, payload, last_time) = (*count, of.payload, e.time);
+                        let of =
+                            Together { records, payload, last_time, thread: of.thread, sites: &of.sites };
+                        let all = self.bytes.take_into(&mut log.journal, n, &of);
+                        all.then_some(Taken { records, bytes: n, payload, last_time })
+                    });
+                    let taken = match whole {
+                        Some(taken) => Ok(taken),
+                        // One by one.
+                        None => {
+                            let taken = log.journal.take(self.bytes.first(n), self.last_out, until, BATCH);
+                            taken.inspect(|t| self.bytes.take(t.bytes))
+                        }
+                    };
+                    let taken = match taken {
                         Ok(taken) => {
                             log.totals.records += u64::from(taken.records);
                             log.totals.bytes += taken.payload;
@@ -971,7 +1119,7 @@ impl Line {
                         Err(_) if log.journal.batch_bytes() > 0 => return false, // commit it first
                         Err(error) => {
                             // Even alone the journal would not have it. It must not stand in the way for ever.
-                            let stem = &ring.stem;
+                            let (stem, bytes) = (&ring.stem, self.bytes.first(n));
                             log.say(format!("{stem}: a record cannot be stored and counts as lost: {error}"));
                             let time = Record::first_time(bytes).max(self.last_out);
                             let loss = Loss { count: 1, from_utc: time, to_utc: time };
@@ -979,11 +1127,12 @@ impl Line {
                                 return false;
                             }
                             log.totals.lost = log.totals.lost.saturating_add(1);
-                            Taken { records: 1, bytes: Record::first_len(bytes), payload: 0, last_time: time }
+                            let one = Record::first_len(bytes);
+                            self.bytes.take(one);
+                            Taken { records: 1, bytes: one, payload: 0, last_time: time }
                         }
                     };
                     self.last_out = taken.last_time;
-                    self.bytes.take(taken.bytes);
                     (*count, *len) = (*count - taken.records, *len - taken.bytes);
                     ring.queued = ring.queued.saturating_sub(taken.bytes);
                     let part = e.source.map(|s| match s {

@@ -339,8 +339,82 @@ impl Record<'_> {
     }
 }
 
+/// Payloads up to this many bytes are copied as so many, in a few instructions and without a call; what is too
+/// much is overwritten by the next one.
+const SMALL: usize = 64;
+/// Zeros are appended so many at a time, at most: few enough that the processor's nearest cache still has them.
+const AHEAD: usize = 8 << 10;
+
+/// Appends many records as they will stand in a batch, as [`Record::encode`] does one.
+pub struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    /// Where the records end. Behind it stand bytes that are to be overwritten.
+    at: usize,
+    ahead: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// Behind what is there. `most`: bytes that the records will take, at most; it may be exceeded.
+    pub fn new(out: &'a mut Vec<u8>, most: usize) -> Self {
+        let at = out.len();
+        // Behind them as well: definitions and cursors follow.
+        out.reserve(most + most / 8 + Record::HEAD + SMALL + 8);
+        Encoder { out, at, ahead: most.min(AHEAD) }
+    }
+
+    /// Appends a record. `rest`: its payload, and whatever stands behind it where it was found.
+    #[inline(always)]
+    pub fn push(&mut self, x: Record<'_>, rest: &[u8]) {
+        const ALL: usize = Record::HEAD + SMALL + 8;
+        let len = x.payload.len();
+        match rest.first_chunk::<SMALL>() {
+            Some(some) if len <= SMALL => {
+                if self.out.len() - self.at < ALL {
+                    Self::room(self.out, self.at, self.ahead.max(ALL));
+                }
+                let to: &mut [u8; ALL] = self.out[self.at..].first_chunk_mut().expect("as much room");
+                to[..Record::HEAD].copy_from_slice(&record_head(&x));
+                to[Record::HEAD..][..SMALL].copy_from_slice(some);
+                to[Record::HEAD + len..][..8].fill(0);
+            }
+            _ => Self::larger(self.out, self.at, self.ahead, x),
+        }
+        self.at += Record::HEAD + len.next_multiple_of(8);
+    }
+
+    /// A larger one, or one of the last ones where it was found. Neither this nor the record is lent to it:
+    /// they are to stay in registers.
+    #[inline(never)]
+    fn larger(out: &mut Vec<u8>, at: usize, ahead: usize, x: Record<'_>) {
+        let end = Record::HEAD + x.payload.len();
+        if out.len() - at < end + 8 {
+            // Not of large ones: those bytes would be written twice.
+            if end > AHEAD / 2 {
+                out.truncate(at);
+                return push_record(out, &x);
+            }
+            Self::room(out, at, ahead.max(end + 8));
+        }
+        let to = &mut out[at..at + end + 8];
+        to[..Record::HEAD].copy_from_slice(&record_head(&x));
+        to[Record::HEAD..end].copy_from_slice(x.payload);
+        to[end..].fill(0);
+    }
+
+    #[cold]
+    fn room(out: &mut Vec<u8>, at: usize, n: usize) {
+        out.resize(at + n, 0);
+    }
+}
+
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        self.out.truncate(self.at);
+    }
+}
+
 #[inline]
-pub(super) fn push_record(out: &mut Vec<u8>, x: &Record<'_>) {
+fn record_head(x: &Record<'_>) -> [u8; r::HEAD as usize] {
     const _: () = assert!(r::R_SITE == 4 && r::R_THREAD == 8 && r::R_KIND == 12 && r::R_FLAGS == 13);
     const _: () = assert!(r::R_UTC == 16 && r::R_TICKS == 24 && r::HEAD == 32);
     // Four whole words: this is the loop that every record goes through.
@@ -354,6 +428,12 @@ pub(super) fn push_record(out: &mut Vec<u8>, x: &Record<'_>) {
     for (to, word) in head.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());
     }
+    head
+}
+
+#[inline]
+pub(super) fn push_record(out: &mut Vec<u8>, x: &Record<'_>) {
+    let head = record_head(x);
     out.reserve(head.len() + x.payload.len() + 8);
     out.extend_from_slice(&head);
     out.extend_from_slice(x.payload);

@@ -24,8 +24,9 @@ mod storage;
 mod write;
 
 pub use format::{
-    BatchHeader, CursorKey, Loss, Position, Record, Segment, Site, SiteFacts, Thread, ThreadFacts, kind,
+    BatchHeader, CursorKey, Encoder, Loss, Position, Record, Segment, Site, SiteFacts, Thread, ThreadFacts,
+    kind,
 };
 pub use read::{BatchView, Entries, Entry, Item, Reader};
 pub use storage::{DirSource, DirStorage, MemStorage, Op, Source, Standing, Storage};
-pub use write::{BatchPos, Journal, Options, Recovered, Sync, Taken};
+pub use write::{BatchPos, Journal, Options, Recovered, Sync, Taken, Together};

@@ -93,6 +93,21 @@ pub struct Taken {
     pub last_time: i64,
 }
 
+/// What encoded records are together, for [`Journal::take_whole`].
+#[derive(Clone, Copy, Debug)]
+pub struct Together<'a> {
+    /// Records.
+    pub records: u32,
+    /// Bytes of their payloads.
+    pub payload: u64,
+    /// Time of the last one: the latest.
+    pub last_time: i64,
+    /// Their thread.
+    pub thread: u32,
+    /// Their sites, each at least once.
+    pub sites: &'a [u32],
+}
+
 /// Facts by number, and numbers by facts.
 #[derive(Debug, Default)]
 struct Interner {
@@ -222,6 +237,8 @@ pub struct Journal<S: Storage> {
 
 const RECORDS_AT: usize = (l::SEG_HEADER + b::HEADER) as usize;
 const HEADER_AT: usize = l::SEG_HEADER as usize;
+/// Bytes of records that a copy is saved for.
+const MANY: usize = 64 << 10;
 /// Room that records leave in the largest batch for definitions and cursors.
 const META_ROOM: u64 = 64 << 20;
 /// How often a segment defines a site or thread that it uses all the time.
@@ -547,6 +564,29 @@ impl<S: Storage> Journal<S> {
         self.count += taken.records;
         self.batch_last_time = self.batch_last_time.max(taken.last_time);
         Ok(taken)
+    }
+
+    /// Room that a vector of encoded records has at its beginning for [`take_whole`](Self::take_whole).
+    pub const ROOM: usize = RECORDS_AT;
+
+    /// Adds all the [encoded](Record::encode) records in `all[from..][..len]`, without a look at each of them: their
+    /// times are as they are to be. Into an empty batch many that fill the vector behind its [`ROOM`](Self::ROOM) go
+    /// without a copy: `all` gets another vector then, with that room and nothing else. False: nothing was added;
+    /// they go one by one ([`take`](Self::take)), or not at all.
+    pub fn take_whole(&mut self, all: &mut Vec<u8>, from: usize, len: usize, of: &Together<'_>) -> bool {
+        if of.sites.iter().any(|&site| self.define(site, of.thread).is_err()) {
+            return false;
+        }
+        let alone = self.batch.len() == RECORDS_AT && (from, all.len()) == (RECORDS_AT, RECORDS_AT + len);
+        // Few are copied: else large vectors would go round among all that bring records.
+        if alone && len >= MANY {
+            std::mem::swap(&mut self.batch, all);
+        } else {
+            self.batch.extend_from_slice(&all[from..from + len]);
+        }
+        self.count += of.records;
+        self.batch_last_time = self.batch_last_time.max(of.last_time);
+        true
     }
 
     /// Sets a cursor: its whole value; empty drops it. The last one of a batch counts.
