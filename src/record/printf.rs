@@ -1,5 +1,5 @@
 //! The grammar of C's `printf`: what a format string takes ([`conversions`]) and the text that `printf`
-//! would have made of stored arguments ([`PrintfFormat`]).
+//! would have made of stored arguments (`PrintfFormat`).
 //!
 //! Flags `-+ #0'`, width and precision (also `*`), the lengths `hh h l ll q j z t`, and the conversions
 //! `d i u o x X b B c s p f F e E g G a A m %`. Not: `%n`, `%ls` and `%S` (wide strings), `L` (long double)
