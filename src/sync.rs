@@ -89,7 +89,7 @@ impl Word for AtomicU64 {
 
 /// Asks for the cache line of `p + AHEAD`, to write it; a hint. Nothing need be there.
 #[inline(always)]
-pub(crate) fn prefetch_write<const AHEAD: usize>(p: *const u8) {
+pub fn prefetch_write<const AHEAD: usize>(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: reads and writes nothing, and never faults; a processor without it does nothing.
     unsafe {

@@ -85,6 +85,16 @@ pub fn call_child(b: &Bench, args: &[&str]) -> Result<Done> {
     let calls = |s: Size| (s.pairs * s.bursts) as u64 * s.calls;
     let mut made = 2 * (calls(size) + calls(warm));
     let mut done = Done::pairs(pairs).note(format!("{} calls of each side", calls(size)));
+    if kind == "text" {
+        // What there is to gain by asking for the lane's lines: the floor with that, and the floor, in one lane.
+        let ring = FloorRing::create::<(i32, f64, &str)>(&dir, 1, capacity)?;
+        let lane = ring.lane(0);
+        let ahead = |i: u64| lane.text_ahead(black_box(i as i32), 0.5, black_box(TEXT));
+        let plain = |i: u64| lane.text(black_box(i as i32), 0.5, black_box(TEXT));
+        let sides = means(size, 2 * text_bytes(TEXT.len()), &lane, ahead, plain).sides();
+        made += 2 * calls(size);
+        done = done.number("the floor that asks for lines ahead", sides.0, "ns");
+    }
     if kind == "tick" {
         // What is left of the floor without its rdtsc, with the same drain; in turn in one lane.
         let ring = FloorRing::create::<(i32, f64, &str)>(&dir, 1, capacity)?;

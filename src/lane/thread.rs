@@ -15,7 +15,7 @@ const COUNTED: u64 = 1;
 /// lap ago, so each one's first store waits until the other processor has given it up: 5 to 9 ns a record where the
 /// store comes first. Nearer is too late when calls follow each other (measured: 256, 512, 1024, 2048, 4096), farther
 /// takes more of the cache. Records of up to 128 bytes never outrun two lines.
-const AHEAD: usize = 2048;
+pub const AHEAD: usize = 2048;
 
 /// The words of one thread lane, as its owner sees them.
 pub struct ThreadLane<'a, W, B> {
@@ -112,9 +112,7 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         }
         let at = tail & (self.capacity - 1);
         r.write(self.data, at);
-        // Behind the lane's end they are of no use, once a lap, and of no harm: nothing need be there.
-        self.data.prefetch_write::<AHEAD>(at);
-        self.data.prefetch_write::<{ AHEAD + 64 }>(at);
+        self.ask_ahead(at);
         self.publish(Place { tail, pad: 0, n });
         true
     }
@@ -131,10 +129,17 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         }
         let at = tail & (self.capacity - 1);
         let Some(size) = r.write(self.data, at) else { return false };
-        self.data.prefetch_write::<AHEAD>(at);
-        self.data.prefetch_write::<{ AHEAD + 64 }>(at);
+        self.ask_ahead(at);
         self.publish(Place { tail, pad: 0, n: round8(size) });
         true
+    }
+
+    /// Asks for the lines of calls to come, in the call that writes at `at`.
+    #[inline(always)]
+    fn ask_ahead(&self, at: u64) {
+        // Behind the lane's end they are of no use, once a lap, and of no harm: nothing need be there.
+        self.data.prefetch_write::<AHEAD>(at);
+        self.data.prefetch_write::<{ AHEAD + 64 }>(at);
     }
 
     /// Writes one record, if there is room. `busy` is set.

@@ -11,9 +11,10 @@
 
 use spillring::Result;
 use spillring::channel::{ChannelPaths, ClockFacts, ProducerFiles, ProducerSpec, Stem, create_producer};
+use spillring::lane::thread::AHEAD;
 use spillring::layout::ring::{self, Geometry, ack, lane, record, slot, word};
 use spillring::record::{Args, Level, SiteFacts};
-use spillring::sync::{AtomicU64, Ordering::*};
+use spillring::sync::{AtomicU64, Ordering::*, prefetch_write};
 use spillring::sys::process::{Facts, tid};
 use spillring::sys::time::{ticks, ticks_hz, utc_ns};
 use std::cell::Cell;
@@ -193,6 +194,18 @@ impl FloorLane<'_> {
         let len = record::HEADER + 16 + s.len() as u64;
         // SAFETY: the caller has seen to it that there is room.
         unsafe { Self::put_text(self.here(), len, time.load(Relaxed), a, b, s) };
+        self.publish(round8(len));
+    }
+
+    /// [`FloorLane::text`] with what ours does besides: it asks for the lines of records to come.
+    #[inline(never)]
+    pub fn text_ahead(&self, a: i32, b: f64, s: &str) {
+        let len = record::HEADER + 16 + s.len() as u64;
+        let p = self.here();
+        // SAFETY: the caller has seen to it that there is room.
+        unsafe { Self::put_text(p, len, ticks(), a, b, s) };
+        prefetch_write::<AHEAD>(p);
+        prefetch_write::<{ AHEAD + 64 }>(p);
         self.publish(round8(len));
     }
 
