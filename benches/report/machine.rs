@@ -11,9 +11,9 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_string()
 }
 
-/// The type of the file system that holds `path`.
+/// The type of the file system that holds `path`, or will when it is made.
 pub fn file_system(path: &Path) -> String {
-    let path = std::fs::canonicalize(path).unwrap_or_default();
+    let path = path.ancestors().find_map(|p| std::fs::canonicalize(p).ok()).unwrap_or_default();
     let mounts = read("/proc/self/mountinfo");
     let of = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
