@@ -27,7 +27,7 @@
 //! More is needed where [`crate::snapshot`] cuts: a call that begins after R has got its place stands behind
 //! R. That is the same table: R's claim, and its load before that, lie before it.
 
-use super::{Record, Refused, SharedLane, SlowKey, SpillKey, ThreadLane, shared};
+use super::{OpenRecord, Record, Refused, SharedLane, SlowKey, SpillKey, ThreadLane, shared};
 use crate::layout::ring::{MAX_RECORD, slow::NO_LANE};
 use crate::sync::{Bytes, Ordering::*, Word};
 
@@ -114,6 +114,12 @@ pub enum Tried {
 /// The usual way of a log call. Whatever it says is left to the caller, so that nothing need be kept for that.
 #[inline(always)]
 pub fn try_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Tried {
+    usual(env, |lane| lane.write(env, r))
+}
+
+/// The same around whatever `write` does with the thread's lane. False: it has published nothing.
+#[inline(always)]
+fn usual<E: Env>(env: &E, write: impl FnOnce(ThreadLane<'_, E::W, E::B>) -> bool) -> Tried {
     if env.busy() {
         return Tried::Nested;
     }
@@ -125,7 +131,7 @@ pub fn try_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Tried {
     let stale = env.stale();
     if !stale
         && let Some(lane) = env.lane()
-        && lane.write(env, r)
+        && write(lane)
     {
         // After the tail store: until then a handler must not take the lane.
         env.fence();
@@ -165,7 +171,17 @@ fn nested_apart<R: Record<E::B>, E: Env>(env: E, r: R) -> Outcome {
 /// function is called here, so that its caller has less to save.
 #[inline(always)]
 pub fn log_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> bool {
-    let tried = try_usual(env, r);
+    done(env, try_usual(env, r))
+}
+
+/// [`log_usual`] of a record whose size shows while it is written.
+#[inline(always)]
+pub fn log_usual_open<R: OpenRecord<E::B>, E: Env>(env: &E, r: &R) -> bool {
+    done(env, usual(env, |lane| lane.write_open(env, r)))
+}
+
+#[inline(always)]
+fn done<E: Env>(env: &E, tried: Tried) -> bool {
     if let Tried::Left { .. } = tried {
         env.fence();
         env.set_busy(false);

@@ -5,8 +5,6 @@
 //! drain, and read by nobody, since all who read stop at the tail. Only the lane's owner writes there, and no handler of
 //! it while `busy` is set. An owner that dies leaves bytes that the next use of the lane overwrites.
 
-use super::Env;
-
 /// As [`super::Record`], of a size that shows while it is written.
 pub trait OpenRecord<B: ?Sized> {
     /// The room that it takes to write it.
@@ -14,19 +12,4 @@ pub trait OpenRecord<B: ?Sized> {
     /// Writes header and payload at `at`, and anything to the rest of the room. Answers their bytes, which rounded up to
     /// a multiple of 8 are within the room. None: they would not be, and nothing is to be published.
     fn write(&self, to: &B, at: u64) -> Option<u64>;
-}
-
-/// As [`super::call::log_usual`], also in what it leaves when it answers false.
-#[inline(always)]
-pub fn log_usual<R: OpenRecord<E::B>, E: Env>(env: &E, r: &R) -> bool {
-    if env.busy() {
-        return false;
-    }
-    // As in `call::log`.
-    env.set_busy(true);
-    env.fence();
-    let done = !env.stale() && env.lane().is_some_and(|lane| lane.write_open(env, r));
-    env.fence();
-    env.set_busy(false);
-    done
 }

@@ -105,9 +105,7 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         // Only this thread stores the tail, and it is read after `busy` was set: no call of this
         // thread can move it between this load and the store in `publish`.
         let tail = self.tail.load(Relaxed);
-        // Signed: a handler that loses a record spoils the limit before the call it interrupted moves the tail.
-        // A quarter of the lane at most, as below.
-        if n > self.capacity / 4 || n as i64 > local.limit().wrapping_sub(tail) as i64 {
+        if !self.below_limit(local, tail, n) {
             return false;
         }
         let at = tail & (self.capacity - 1);
@@ -124,7 +122,7 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         let most = r.most();
         // As in `write`.
         let tail = self.tail.load(Relaxed);
-        if most > self.capacity / 4 || most as i64 > local.limit().wrapping_sub(tail) as i64 {
+        if !self.below_limit(local, tail, most) {
             return false;
         }
         let at = tail & (self.capacity - 1);
@@ -132,6 +130,14 @@ impl<W: Word, B: Bytes> ThreadLane<'_, W, B> {
         self.ask_ahead(at);
         self.publish(Place { tail, pad: 0, n: round8(size) });
         true
+    }
+
+    /// Whether a record that takes `n` bytes from `tail` on needs no look.
+    #[inline(always)]
+    fn below_limit<L: Local>(&self, local: &L, tail: u64, n: u64) -> bool {
+        // Signed: a handler that loses a record spoils the limit before the call it interrupted moves the tail.
+        // A quarter of the lane at most, as in `fits`.
+        n <= self.capacity / 4 && n as i64 <= local.limit().wrapping_sub(tail) as i64
     }
 
     /// Asks for the lines of calls to come, in the call that writes at `at`.

@@ -5,7 +5,6 @@
 use super::time::{Given, Stamp, Usual};
 use super::{Base, Call, attach};
 use crate::lane::call::{self, Local};
-use crate::lane::open;
 use crate::lane::thread::Place;
 use crate::lane::{Env, OpenRecord, Outcome, Record};
 use crate::layout::ring::record;
@@ -129,7 +128,7 @@ pub fn log_usual<P: Payload>(id: u32, payload: P) -> bool {
 /// As [`log_usual`], with a payload whose length shows while it is written.
 #[inline(always)]
 pub fn log_usual_open<P: OpenPayload>(id: u32, payload: P) -> bool {
-    attach::usual() && open::log_usual(&Call::new(), &OpenPayloadRecord { id, payload })
+    attach::usual() && call::log_usual_open(&Call::new(), &OpenPayloadRecord { id, payload })
 }
 
 fn send<P: Payload>(r: PayloadRecord<'_, P, Given>) -> Outcome {

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 
 use spillring::lane::call::{self, Env, Local, Outcome};
-use spillring::lane::{OpenRecord, Record, SharedLane, ThreadLane, open};
+use spillring::lane::{OpenRecord, Record, SharedLane, ThreadLane};
 use spillring::layout::ring::{GRANULE, record};
 use spillring::layout::spill;
 use spillring::sync::Bytes;
@@ -175,7 +175,7 @@ impl Thread {
         self.ctx.opens();
         self.ctx.trace("begins", Name::Call, seq);
         let mut env = CallEnv { t: self.clone(), now: Rc::default() };
-        let out = if self.script.open && open::log_usual(&env, &Open(&r)) {
+        let out = if self.script.open && call::log_usual_open(&env, &Open(&r)) {
             Outcome::Lane
         } else {
             env.now = Rc::default();
