@@ -26,7 +26,7 @@ pub use time::Time;
 use crate::lane::call::{self, Env, Local, Tried};
 use crate::lane::{Outcome, Record, SharedLane, ThreadLane};
 use crate::layout::ring::{lane, record, word};
-use crate::record::{Args, Site, SiteFacts, Together, Way};
+use crate::record::{Apart, Args, Site, SiteFacts, Way};
 use crate::sync::{self, AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
 use crate::tls::{self, Block};
@@ -383,7 +383,7 @@ fn usual_record<A: Args>(site: &'static Site, args: A) -> SiteRecord<A, Usual> {
 
 struct Nested;
 
-impl Together for Nested {
+impl Apart for Nested {
     #[inline(always)]
     fn call<A: Args>(site: &'static Site, _: usize, args: A) {
         call::nested(&Call::new(), &usual_record(site, args));
@@ -395,7 +395,7 @@ struct Left;
 /// ... that what it found was stale.
 const STALE: usize = 0;
 
-impl Together for Left {
+impl Apart for Left {
     #[inline(always)]
     fn call<A: Args>(site: &'static Site, ring: usize, args: A) {
         let call = Call::new();
@@ -408,7 +408,7 @@ impl Together for Left {
 /// a drain.
 struct Otherwise;
 
-impl Together for Otherwise {
+impl Apart for Otherwise {
     #[inline(always)]
     fn call<A: Args>(site: &'static Site, _: usize, args: A) {
         logged_otherwise(site, args, Now);

@@ -198,13 +198,13 @@ pub trait Args: Copy + sealed::Sealed {
     /// # Safety
     /// `dst` is valid for writes of [`encoded_len`](Args::encoded_len) bytes.
     unsafe fn put(&self, dst: *mut u8) -> *mut u8;
-    /// Calls [`Together::call`] in a function of its own, which gets the arguments one by one: a call site hands them
+    /// Calls [`Apart::call`] in a function of its own, which gets the arguments one by one: a call site hands them
     /// over in registers, and neither stores them nor has anything to do when it returns.
-    fn apart<T: Together>(self, site: &'static Site, word: usize);
+    fn apart<T: Apart>(self, site: &'static Site, word: usize);
 }
 
 /// What is done with the arguments of a call that has left the usual way.
-pub trait Together {
+pub trait Apart {
     /// Does it. `word` is what the call site gave.
     fn call<A: Args>(site: &'static Site, word: usize, args: A);
 }
@@ -243,11 +243,11 @@ macro_rules! tuples {
                 dst
             }
             #[inline(always)]
-            fn apart<To: Together>(self, site: &'static Site, word: usize) {
+            fn apart<To: Apart>(self, site: &'static Site, word: usize) {
                 #[cold]
                 #[inline(never)]
                 #[allow(non_snake_case, clippy::too_many_arguments)]
-                fn apart<To: Together, $($t: Arg),*>(site: &'static Site, word: usize, $($t: $t),*) {
+                fn apart<To: Apart, $($t: Arg),*>(site: &'static Site, word: usize, $($t: $t),*) {
                     To::call(site, word, ($($t,)*));
                 }
                 apart::<To, $($t),*>(site, word, $(self.$i),*);

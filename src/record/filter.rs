@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // The filter in force is reached through a pointer, because a handler may ask.
 
 use super::{BadLevel, Gate, Level, Site};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*, near};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::*, near};
 use std::fmt;
 use std::str::FromStr;
 
@@ -175,22 +175,15 @@ impl FromStr for Filter {
 }
 
 /// What every call loads and hardly anything stores, side by side: one address, one cache line.
-#[repr(C, align(32))]
+#[repr(C, align(16))]
 struct Words {
     /// Lowest level that passes for any target.
     gate: AtomicU32,
-    /// For sites of other languages. Even; two more with each filter. 0: there never was a filter with targets, and
-    /// a site that has no verdict passes.
-    generation: AtomicU64,
-    /// What a site's verdict is compared with: a multiple of [`STEP`], one more step with each filter, and
-    /// [`USUAL`]. It never goes back.
+    /// What a site's verdict is compared with: a multiple of [`STEP`], one more step with each filter that has
+    /// targets or follows one, and [`USUAL`]. It never goes back.
     now: AtomicU64,
 }
-static WORDS: Words = Words {
-    gate: AtomicU32::new(Level::Info as u32),
-    generation: AtomicU64::new(0),
-    now: AtomicU64::new(STEP),
-};
+static WORDS: Words = Words { gate: AtomicU32::new(Level::Info as u32), now: AtomicU64::new(NO_FILTER) };
 
 /// From one filter to the next. Between lie a site's verdicts: with `B` the multiple of the filter in force, `B - 1`
 /// it passes, `B + USUAL` it passes, has a number, and its calls go the usual way, `B + OFF` it does not pass.
@@ -199,11 +192,20 @@ const STEP: u64 = 4;
 const USUAL: u64 = 1;
 const OFF: u64 = 2;
 
+/// What [`Words::now`] is before the first filter that has targets: then every target passes.
+const NO_FILTER: u64 = STEP;
+
 #[inline(always)]
 fn words() -> &'static Words {
     let p = near!(WORDS: Words);
     // SAFETY: the address of a static.
     unsafe { &*p }
+}
+
+/// The number of the filter in force, a multiple of [`STEP`].
+#[inline(always)]
+fn filter_in_force(order: Ordering) -> u64 {
+    words().now.load(order) & !(STEP - 1)
 }
 
 /// The filter in force, null = the gate alone. Never freed: a handler may be reading it.
@@ -267,7 +269,7 @@ impl Site {
     fn find_out(&self) -> bool {
         // Acquire, pairs with `put`: with this number comes its filter, or a later one; then the verdict that is
         // stored here is of an old one, and the next call asks again.
-        let base = words().now.load(Acquire) & !(STEP - 1);
+        let base = filter_in_force(Acquire);
         if self.verdict.0.load(Relaxed) == base - 1 {
             return true;
         }
@@ -289,8 +291,9 @@ impl Site {
     }
 }
 
-/// The same for a call site of another language, which the library cannot lay out: the low half of the
-/// generation. (It comes around after 2^31 filters: then a site may go by an old one until the next.)
+/// The same for a call site of another language, which the library cannot lay out: the low half of the multiple of
+/// [`STEP`] (it passes), or one more (it does not). (It comes around after 2^30 filters: then a site may go by an old one
+/// until the next.)
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct ForeignVerdict(AtomicU32);
@@ -306,8 +309,8 @@ impl ForeignVerdict {
     /// `target` is.
     #[inline(always)]
     pub fn passes<'a>(&self, level: u8, target: impl FnOnce() -> &'a [u8]) -> bool {
-        let now = words().generation.load(Relaxed) as u32;
-        if now == 0 {
+        let now = filter_in_force(Relaxed) as u32;
+        if now == NO_FILTER as u32 {
             return true;
         }
         let mine = self.0.load(Relaxed);
@@ -317,8 +320,8 @@ impl ForeignVerdict {
     /// Whether it is known that this site passes: two loads and a compare, and no call. Async-signal-safe.
     #[inline(always)]
     pub fn is_known_to_pass(&self) -> bool {
-        let now = words().generation.load(Relaxed) as u32;
-        now == 0 || self.0.load(Relaxed) == now
+        let now = filter_in_force(Relaxed) as u32;
+        now == NO_FILTER as u32 || self.0.load(Relaxed) == now
     }
 
     #[cold]
@@ -326,10 +329,10 @@ impl ForeignVerdict {
     fn find_out(&self, level: u8, target: &[u8]) -> bool {
         let Some(level) = Level::from_u8(level) else { return true };
         // Acquire, pairs with `put`, as in `Site::find_out`.
-        let generation = words().generation.load(Acquire) as u32;
+        let base = filter_in_force(Acquire) as u32;
         // A target that is no text is none that a filter names.
         let yes = allows(level, std::str::from_utf8(target).unwrap_or(""));
-        self.0.store(generation + u32::from(!yes), Relaxed);
+        self.0.store(base + u32::from(!yes), Relaxed);
         yes
     }
 }
@@ -365,7 +368,6 @@ fn put(filter: *mut Filter, gate: Gate) {
     words().gate.store(gate.number(), Relaxed);
     if !filter.is_null() || !had.is_null() {
         // Release: after the filter.
-        words().generation.fetch_add(2, Release);
         words().now.fetch_add(STEP, Release);
     }
     for hook in &HOOKS {

@@ -22,7 +22,7 @@ mod site;
 mod text;
 mod value;
 
-pub use args::{Arg, Args, Capture, Together};
+pub use args::{Apart, Arg, Args, Capture};
 pub use fields::{DynFields, Field, Fields, Span, Spans, show_value};
 pub(crate) use filter::calls_are_usual;
 pub use filter::{

@@ -58,23 +58,28 @@ impl Site {
         self
     }
 
+    /// Whether its entry is, or will be, for these argument types; if there is a number, it tells. The signature needs
+    /// no order: it only ever becomes what a claim made it, and numbers are only stored for claims that held.
+    #[inline(always)]
+    fn is_for<A: Args>(&self) -> bool {
+        A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE
+    }
+
     /// The number of its entry for these argument types, 0 = none. Async-signal-safe.
     #[inline(always)]
     pub fn id<A: Args>(&self) -> u32 {
         // Acquire, pairs with `set_id`: a thread that stores this number in a record and publishes that has
-        // the entry published before it, whoever wrote it. The signature needs no order: it only ever becomes
-        // what a claim made it, and numbers are only stored for claims that held.
+        // the entry published before it, whoever wrote it.
         let id = self.id.load(Ordering::Acquire);
-        if A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE { id } else { 0 }
+        if self.is_for::<A>() { id } else { 0 }
     }
 
-    /// The number of its entry, where [`passes`](Site::passes) has answered that there is one, and it is for these
-    /// argument types. Async-signal-safe.
+    /// The same where [`passes`](Site::passes) has answered that there is a number. None: it is for other types.
+    /// Async-signal-safe.
     #[inline(always)]
     pub(crate) fn usual_id<A: Args>(&self) -> Option<u32> {
         // Relaxed: that answer was ordered behind the number.
-        let mine = A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE;
-        mine.then(|| self.id.load(Ordering::Relaxed))
+        self.is_for::<A>().then(|| self.id.load(Ordering::Relaxed))
     }
 
     /// Whether the entry of this site is the one for these argument types. Ask before making one: if
