@@ -7,7 +7,7 @@
 //! number, and calls go the usual way), more (it does not pass), or less (it is to be found out).
 #![allow(unsafe_code)] // The filter in force is reached through a pointer, because a handler may ask.
 
-use super::{BadLevel, Gate, Level, Site};
+use super::{BadLevel, Gate, Level, Site, look};
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, Ordering::*, near};
 use std::fmt;
 use std::str::FromStr;
@@ -257,7 +257,7 @@ impl Site {
         let now = words().now.load(Acquire);
         if mine == now {
             Some(Way::Usual)
-        } else if mine < now && self.find_out() {
+        } else if mine < now && look::find_out(self) {
             Some(Way::Otherwise)
         } else {
             None
@@ -266,7 +266,7 @@ impl Site {
 
     #[cold]
     #[inline(never)]
-    fn find_out(&self) -> bool {
+    pub(super) fn find_out(&self) -> bool {
         // Acquire, pairs with `put`: with this number comes its filter, or a later one; then the verdict that is
         // stored here is of an old one, and the next call asks again.
         let base = filter_in_force(Acquire);

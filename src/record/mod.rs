@@ -15,6 +15,7 @@ mod fields;
 mod filter;
 mod format;
 mod level;
+mod look;
 pub mod payload;
 pub mod printf;
 mod render;
