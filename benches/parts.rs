@@ -38,7 +38,10 @@ impl Record<Memory> for Eighty {
     fn size(&self) -> u64 {
         80
     }
-    fn write(&self, to: &Memory, at: u64) {
+    fn time(&self) -> u64 {
+        0
+    }
+    fn write(&self, to: &Memory, at: u64, _: u64) {
         to.write(at, black_box(&[7; 80]));
     }
 }

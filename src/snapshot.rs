@@ -1237,7 +1237,10 @@ mod tests {
         fn size(&self) -> u64 {
             record::HEADER + self.0
         }
-        fn write(&self, to: &B, at: u64) {
+        fn time(&self) -> u64 {
+            0
+        }
+        fn write(&self, to: &B, at: u64, _: u64) {
             let mut r = record::word0(Record::<B>::size(self), record::RECORD).to_le_bytes().to_vec();
             r.resize(record::HEADER as usize, 0);
             r.resize(Record::<B>::size(self) as usize, self.0 as u8);

@@ -28,8 +28,8 @@ pub struct Block {
     pub released: AtomicPtr<AtomicU64>,
     /// How far the thread may write the lane before it looks there again.
     pub limit: AtomicU64,
-    /// Capacity of the lane, bytes.
-    pub capacity: AtomicU64,
+    /// Capacity of the lane, bytes, less one.
+    pub mask: AtomicU64,
     /// Thread number (48 bits) and slot (16 bits); 0 = none yet.
     pub identity: AtomicU64,
     /// The process's ring ([`crate::writer`]), as of the last call that looked.

@@ -25,7 +25,7 @@ pub use time::Time;
 
 use crate::lane::call::{self, Env, Local, Tried};
 use crate::lane::{Outcome, Record, SharedLane, ThreadLane};
-use crate::layout::ring::{lane, record, word};
+use crate::layout::ring::{MIN_LANE, lane, record, word};
 use crate::record::{Apart, Args, Site, SiteFacts, Way};
 use crate::sync::{self, AtomicU64, Bytes, Ordering::*, Word, compiler_fence};
 use crate::sys::{self, SavedErrno};
@@ -71,6 +71,18 @@ impl Bytes for Base {
     }
 }
 
+/// Writes a record's header at a pointer that is a multiple of 8 and valid for that. A macro: the number of the record's
+/// entry is evaluated where it is stored, behind the rest.
+macro_rules! put_header {
+    ($to:expr, $word0:expr, $ticks:expr, $site:expr) => {{
+        let p: *mut u8 = $to;
+        p.cast::<u64>().write($word0);
+        p.add(record::TICKS as usize).cast::<u64>().write($ticks);
+        p.add(record::SITE as usize).cast::<u64>().write(u64::from($site));
+    }};
+}
+use put_header;
+
 /// The record of a call site.
 #[derive(Clone, Copy)]
 struct SiteRecord<A, T> {
@@ -88,17 +100,50 @@ impl<A: Args, T: Stamp> Record<Base> for SiteRecord<A, T> {
         record::HEADER + self.inline_site + self.args.encoded_len() as u64
     }
     #[inline(always)]
-    fn write(&self, to: &Base, at: u64) {
+    fn time(&self) -> u64 {
+        self.time.get()
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64, time: u64) {
         // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
         unsafe {
+            let word0 = record::word0(self.size(), record::RECORD);
             let p = to.ptr().add(at as usize);
-            p.cast::<u64>().write(record::word0(self.size(), record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(self.time.get());
-            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            put_header!(p, word0, time, self.id);
             let mut payload = p.add(record::HEADER as usize);
             if self.inline_site != 0 {
                 payload = put_site::<A>(self.site, payload);
             }
+            self.args.put(payload);
+        }
+    }
+}
+
+/// The same in the usual way: its site has a number.
+#[derive(Clone, Copy)]
+struct UsualRecord<A> {
+    site: &'static Site,
+    args: A,
+}
+
+impl<A: Args> Record<Base> for UsualRecord<A> {
+    #[inline(always)]
+    fn size(&self) -> u64 {
+        record::HEADER + self.args.encoded_len() as u64
+    }
+    #[inline(always)]
+    fn time(&self) -> u64 {
+        Usual.get()
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64, time: u64) {
+        // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
+        unsafe {
+            // The number is loaded here, where registers are free.
+            let word0 = record::word0(self.size(), record::RECORD);
+            let p = to.ptr().add(at as usize);
+            put_header!(p, word0, time, self.site.usual_id());
+            let payload = p.add(record::HEADER as usize);
             self.args.put(payload);
         }
     }
@@ -109,15 +154,6 @@ impl<A: Args, T: Stamp> Record<Base> for SiteRecord<A, T> {
 unsafe fn put_site<A: Args>(site: &'static Site, to: *mut u8) -> *mut u8 {
     // SAFETY: by the caller, who has room for `encoded_len`.
     unsafe { site.facts::<A>().put(to) }
-}
-
-fn header(size: u64, kind: u8, ticks: u64, site: u32, flags: u32) -> [u8; record::HEADER as usize] {
-    let mut b = [0; record::HEADER as usize];
-    b[..8].copy_from_slice(&record::word0(size, kind).to_le_bytes());
-    b[8..16].copy_from_slice(&ticks.to_le_bytes());
-    b[16..20].copy_from_slice(&site.to_le_bytes());
-    b[20..].copy_from_slice(&flags.to_le_bytes());
-    b
 }
 
 /// The record of a call whose site is not static: it carries its entry.
@@ -131,11 +167,16 @@ impl<A: Args> Record<Base> for FactsRecord<'_, A> {
     fn size(&self) -> u64 {
         record::HEADER + self.facts.encoded_len() as u64 + self.args.encoded_len() as u64
     }
-    fn write(&self, to: &Base, at: u64) {
-        to.write(at, &header(self.size(), record::RECORD, attach::now(), 0, 0));
+    fn time(&self) -> u64 {
+        attach::now()
+    }
+    fn write(&self, to: &Base, at: u64, time: u64) {
         // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
         unsafe {
-            let payload = to.ptr().add((at + record::HEADER) as usize);
+            let word0 = record::word0(self.size(), record::RECORD);
+            let p = to.ptr().add(at as usize);
+            put_header!(p, word0, time, 0u32);
+            let payload = p.add(record::HEADER as usize);
             self.args.put(self.facts.put(payload));
         }
     }
@@ -152,9 +193,13 @@ impl Record<Base> for CaptureRecord<'_> {
     fn size(&self) -> u64 {
         record::HEADER + self.bytes.len() as u64
     }
-    fn write(&self, to: &Base, at: u64) {
-        let size = Record::<Base>::size(self);
-        to.write(at, &header(size, record::CAPTURE, attach::now(), self.site, 0));
+    fn time(&self) -> u64 {
+        attach::now()
+    }
+    fn write(&self, to: &Base, at: u64, time: u64) {
+        let word0 = record::word0(Record::<Base>::size(self), record::CAPTURE);
+        // SAFETY: `size()` bytes from `at` on are claimed for this record, inside the mapping.
+        unsafe { put_header!(to.ptr().add(at as usize), word0, time, self.site) };
         to.write(at + record::HEADER, self.bytes);
     }
 }
@@ -184,6 +229,9 @@ impl<'a> Call<'a> {
 }
 
 impl Local for Call<'_> {
+    type W = AtomicU64;
+    const SHORT: u64 = MIN_LANE / 4;
+
     #[inline(always)]
     fn busy(&self) -> bool {
         self.block.busy.load(Relaxed) != 0
@@ -199,6 +247,10 @@ impl Local for Call<'_> {
     fn set_limit(&self, v: u64) {
         self.block.limit.store(v, Relaxed);
     }
+    fn released(&self) -> &AtomicU64 {
+        // SAFETY: stored before the lane; inside the mapping, which is never unmapped.
+        unsafe { &*self.block.released.load(Relaxed) }
+    }
     #[inline(always)]
     fn fence(&self) {
         compiler_fence(SeqCst);
@@ -206,7 +258,6 @@ impl Local for Call<'_> {
 }
 
 impl Env for Call<'_> {
-    type W = AtomicU64;
     type B = Base;
 
     #[inline(always)]
@@ -249,9 +300,8 @@ impl Env for Call<'_> {
                 written: w(lane::WRITTEN),
                 lost: w(lane::LOST),
                 marked: w(lane::MARKED),
-                released: &*self.block.released.load(Relaxed),
                 data: Base::at(self.block.data.load(Relaxed)),
-                capacity: self.block.capacity.load(Relaxed),
+                mask: self.block.mask.load(Relaxed),
             })
         }
     }
@@ -359,12 +409,9 @@ pub fn log<A: Args>(site: &'static Site, args: A) {
 /// Logs one record of a site that has answered the way. What the macros call. Everything as [`log`].
 #[inline(always)]
 pub fn logged<A: Args>(way: Way, site: &'static Site, args: A) {
-    if way == Way::Usual
-        && let Some(id) = site.usual_id::<A>()
-    {
-        debug_assert!(id != 0);
+    if way == Way::Usual && site.is_for::<A>() {
         let call = Call::new();
-        match call::try_usual(&call, &SiteRecord { time: Usual, site, id, args, inline_site: 0 }) {
+        match call::try_usual(&call, &UsualRecord { site, args }) {
             Tried::Done => {}
             Tried::Nested => args.apart::<Nested>(site, 0),
             Tried::Left { stale: true } => args.apart::<Left>(site, STALE),
@@ -375,18 +422,12 @@ pub fn logged<A: Args>(way: Way, site: &'static Site, args: A) {
     }
 }
 
-/// The record of a call that has begun in the usual way.
-#[inline(always)]
-fn usual_record<A: Args>(site: &'static Site, args: A) -> SiteRecord<A, Usual> {
-    SiteRecord { time: Usual, site, id: site.id::<A>(), args, inline_site: 0 }
-}
-
 struct Nested;
 
 impl Apart for Nested {
     #[inline(always)]
     fn call<A: Args>(site: &'static Site, _: usize, args: A) {
-        call::nested(&Call::new(), &usual_record(site, args));
+        call::nested(&Call::new(), &UsualRecord { site, args });
     }
 }
 
@@ -400,7 +441,7 @@ impl Apart for Left {
     fn call<A: Args>(site: &'static Site, ring: usize, args: A) {
         let call = Call::new();
         call.ring.set(core::ptr::with_exposed_provenance(ring));
-        call::rest(&call, &usual_record(site, args), ring == STALE);
+        call::rest(&call, &UsualRecord { site, args }, ring == STALE);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a call costs that logs nothing: by the level that a program was built for, none; by the one that is set
-//! at run time, three instructions and a jump. A program built for this, in `target/gate`.
+//! at run time, three instructions and a jump. And of one that logs, that it is one piece. A program built for this,
+//! in `target/gate`.
 
 mod command_kit;
 
@@ -95,6 +96,19 @@ fn a_call_below_the_level_is_three_instructions() {
     }
 }
 
+/// All of the usual way stands in the function that logs: what it calls is off that way.
+fn a_call_calls_nothing() {
+    let all = instructions(&build(true), "a_call");
+    let has = |what: &str| all.iter().filter(|l| l.starts_with(what)).count();
+    assert_eq!((has("rdtsc"), has("prefetchw")), (1, 2), "{all:#?}");
+    let calls = all.iter().filter(|l| l.starts_with("call") || l.starts_with("jmp"));
+    // The last one: what a panic in a function of the C ABI leads to.
+    for l in calls.filter(|l| !l.contains("<a_call") && !l.starts_with("call *")) {
+        println!("{l}");
+        assert!(l.contains("apart") || l.contains("__spillring_find_out"), "{l}: {all:#?}");
+    }
+}
+
 fn main() -> std::process::ExitCode {
     let mut cases: Vec<command_kit::Case> =
         vec![("what_is_not_compiled_is_not_evaluated", &[], what_is_not_compiled_is_not_evaluated)];
@@ -104,6 +118,7 @@ fn main() -> std::process::ExitCode {
             &["objdump"],
             a_call_below_the_level_is_three_instructions,
         ));
+        cases.push(("a_call_calls_nothing", &["objdump"], a_call_calls_nothing));
     }
     command_kit::run(cases)
 }

@@ -20,7 +20,10 @@ impl Record<Mem> for Bytes27 {
     fn size(&self) -> u64 {
         self.0.len() as u64
     }
-    fn write(&self, to: &Mem, at: u64) {
+    fn time(&self) -> u64 {
+        0
+    }
+    fn write(&self, to: &Mem, at: u64, _: u64) {
         to.write(at, &self.0);
     }
 }

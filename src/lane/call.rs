@@ -33,6 +33,10 @@ use crate::sync::{Bytes, Ordering::*, Word};
 
 /// What one thread and its handlers see.
 pub trait Local: Clone {
+    /// Shared words.
+    type W: Word;
+    /// Records of up to so many bytes are never above a quarter of a lane.
+    const SHORT: u64 = 0;
     /// Is a call of this thread open?
     fn busy(&self) -> bool;
     /// Plain store, kept in program order by the caller's compiler fences.
@@ -42,14 +46,14 @@ pub trait Local: Clone {
     fn limit(&self) -> u64;
     /// Remembers it.
     fn set_limit(&self, v: u64);
+    /// What the drain has released of this thread's lane, which it has (the word in `P.ack`).
+    fn released(&self) -> &Self::W;
     /// A compiler fence: what is above stays above for a handler of this thread.
     fn fence(&self);
 }
 
 /// Everything a log call touches.
 pub trait Env: Local {
-    /// Shared words.
-    type W: Word;
     /// Shared payload bytes.
     type B: Bytes;
     /// Whether this thread's state is from before a fork, or it has none: one load, one compare.
@@ -114,12 +118,33 @@ pub enum Tried {
 /// The usual way of a log call. Whatever it says is left to the caller, so that nothing need be kept for that.
 #[inline(always)]
 pub fn try_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Tried {
-    usual(env, |lane| lane.write(env, r))
+    usual(env, &Closed(r))
 }
 
-/// The same around whatever `write` does with the thread's lane. False: it has published nothing.
+/// What the usual way does with its thread's lane. False: it has published nothing. (No closure: nothing would have it
+/// inlined.)
+trait Writes<E: Env> {
+    fn write(&self, env: &E, lane: &ThreadLane<'_, E::W, E::B>) -> bool;
+}
+
+struct Closed<'a, R>(&'a R);
+impl<E: Env, R: Record<E::B>> Writes<E> for Closed<'_, R> {
+    #[inline(always)]
+    fn write(&self, env: &E, lane: &ThreadLane<'_, E::W, E::B>) -> bool {
+        lane.write(env, self.0)
+    }
+}
+
+struct Open<'a, R>(&'a R);
+impl<E: Env, R: OpenRecord<E::B>> Writes<E> for Open<'_, R> {
+    #[inline(always)]
+    fn write(&self, env: &E, lane: &ThreadLane<'_, E::W, E::B>) -> bool {
+        lane.write_open(env, self.0)
+    }
+}
+
 #[inline(always)]
-fn usual<E: Env>(env: &E, write: impl FnOnce(ThreadLane<'_, E::W, E::B>) -> bool) -> Tried {
+fn usual<E: Env>(env: &E, record: &impl Writes<E>) -> Tried {
     if env.busy() {
         return Tried::Nested;
     }
@@ -131,7 +156,7 @@ fn usual<E: Env>(env: &E, write: impl FnOnce(ThreadLane<'_, E::W, E::B>) -> bool
     let stale = env.stale();
     if !stale
         && let Some(lane) = env.lane()
-        && write(lane)
+        && record.write(env, &lane)
     {
         // After the tail store: until then a handler must not take the lane.
         env.fence();
@@ -177,7 +202,7 @@ pub fn log_usual<R: Record<E::B>, E: Env>(env: &E, r: &R) -> bool {
 /// [`log_usual`] of a record whose size shows while it is written.
 #[inline(always)]
 pub fn log_usual_open<R: OpenRecord<E::B>, E: Env>(env: &E, r: &R) -> bool {
-    done(env, usual(env, |lane| lane.write_open(env, r)))
+    done(env, usual(env, &Open(r)))
 }
 
 #[inline(always)]
@@ -223,7 +248,7 @@ pub fn nested<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
 /// The lane would not take it, and the call is not nested.
 fn outside<R: Record<E::B>, E: Env>(env: &E, r: &R) -> Outcome {
     if let Some(lane) = env.lane()
-        && r.size() <= lane.capacity / 4
+        && r.size() <= lane.capacity() / 4
     {
         while env.wait_for_room() {
             if lane.write_after_a_look(env, r) {

@@ -52,9 +52,10 @@ use crate::layout::spill;
 pub trait Record<B: ?Sized> {
     /// Bytes of header and payload, without padding.
     fn size(&self) -> u64;
-    /// Writes header and payload at `at`. Called once, after the room was found; it takes the
-    /// timestamp.
-    fn write(&self, to: &B, at: u64);
+    /// Its timestamp: now. `busy` is set. Where a call goes on elsewhere it is asked for again.
+    fn time(&self) -> u64;
+    /// Writes header and payload at `at`, with that timestamp. Called once, after the room was found.
+    fn write(&self, to: &B, at: u64, time: u64);
 }
 
 /// The key of a slow-path record, as it stands before the record.

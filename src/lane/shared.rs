@@ -147,7 +147,7 @@ impl<W: Word, B: Bytes> SharedLane<'_, W, B> {
         word.store(commit::word(l, n, slot, commit::OPEN), Release); // word:R
         let at = at * GRANULE;
         self.data.write(at, key);
-        r.write(self.data, at + key.len() as u64);
+        r.write(self.data, at + key.len() as u64, r.time());
         word.store(commit::word(l, n, slot, commit::COMMITTED), Release); // word:R, pairs with word:A
         Ok(())
     }

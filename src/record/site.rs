@@ -61,7 +61,7 @@ impl Site {
     /// Whether its entry is, or will be, for these argument types; if there is a number, it tells. The signature needs
     /// no order: it only ever becomes what a claim made it, and numbers are only stored for claims that held.
     #[inline(always)]
-    fn is_for<A: Args>(&self) -> bool {
+    pub(crate) fn is_for<A: Args>(&self) -> bool {
         A::TYPES.is_empty() || self.signature.load(Ordering::Relaxed) == A::SIGNATURE
     }
 
@@ -74,12 +74,11 @@ impl Site {
         if self.is_for::<A>() { id } else { 0 }
     }
 
-    /// The same where [`passes`](Site::passes) has answered that there is a number. None: it is for other types.
-    /// Async-signal-safe.
+    /// The number of its entry, where [`passes`](Site::passes) has answered that there is one. Async-signal-safe.
     #[inline(always)]
-    pub(crate) fn usual_id<A: Args>(&self) -> Option<u32> {
+    pub(crate) fn usual_id(&self) -> u32 {
         // Relaxed: that answer was ordered behind the number.
-        self.is_for::<A>().then(|| self.id.load(Ordering::Relaxed))
+        self.id.load(Ordering::Relaxed)
     }
 
     /// Whether the entry of this site is the one for these argument types. Ask before making one: if

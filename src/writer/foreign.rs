@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::time::{Given, Stamp, Usual};
-use super::{Base, Call, attach};
+use super::{Base, Call, attach, put_header};
 use crate::lane::call::{self, Local};
 use crate::lane::thread::Place;
 use crate::lane::{Env, OpenRecord, Outcome, Record};
@@ -36,14 +36,16 @@ impl<P: Payload, T: Stamp> Record<Base> for PayloadRecord<'_, P, T> {
         self.bytes()
     }
     #[inline(always)]
-    fn write(&self, to: &Base, at: u64) {
+    fn time(&self) -> u64 {
+        self.time.get()
+    }
+    #[inline(always)]
+    fn write(&self, to: &Base, at: u64, time: u64) {
         // SAFETY: `size()` bytes from `at` on, rounded up to a multiple of 8, are claimed for this record,
         // inside the mapping; the header and an entry are multiples of 8.
         unsafe {
             let p = to.ptr().add(at as usize);
-            p.cast::<u64>().write(record::word0(self.bytes(), record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(self.time.get());
-            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            put_header!(p, record::word0(self.bytes(), record::RECORD), time, self.id);
             let mut payload = p.add(record::HEADER as usize);
             if let Some(facts) = self.inline.facts {
                 payload = put_site(facts, payload);
@@ -74,9 +76,7 @@ impl<P: OpenPayload> OpenRecord<Base> for OpenPayloadRecord<P> {
             // First: what comes behind this overlaps with it, and what comes before does not.
             let ticks = Usual.get();
             let size = record::HEADER + self.payload.put(p.add(record::HEADER as usize))? as u64;
-            p.cast::<u64>().write(record::word0(size, record::RECORD));
-            p.add(record::TICKS as usize).cast::<u64>().write(ticks);
-            p.add(record::SITE as usize).cast::<u64>().write(u64::from(self.id));
+            put_header!(p, record::word0(size, record::RECORD), ticks, self.id);
             Some(size)
         }
     }
@@ -203,7 +203,7 @@ pub fn reserve(id: &SiteId, facts: &SiteFacts<'_>, len: u64) -> Result<Reservati
         let site = attach::register_facts(id, facts).ok_or(ReserveError::NoRoom)?;
         let lane = call.lane().ok_or(ReserveError::NoRoom)?;
         let place = lane.reserve(&call, record::HEADER + len).ok_or(ReserveError::NoRoom)?;
-        let at = if place.pad == 0 { place.tail & (lane.capacity - 1) } else { 0 };
+        let at = if place.pad == 0 { place.tail & lane.mask } else { 0 };
         Ok(Reservation {
             block: call.block,
             // SAFETY: the place lies inside the lane's data.
@@ -262,14 +262,10 @@ impl Reservation {
         let size = record::HEADER + len;
         if self.pad != 0 {
             let word = record::word0(self.pad, record::PAD);
-            lane.data.write(self.tail & (lane.capacity - 1), &word.to_le_bytes());
+            lane.data.write(self.tail & lane.mask, &word.to_le_bytes());
         }
         // SAFETY: the header of the place that was reserved, aligned to 8.
-        unsafe {
-            self.data.cast::<u64>().write(record::word0(size, record::RECORD));
-            self.data.add(record::TICKS as usize).cast::<u64>().write(attach::now());
-            self.data.add(record::SITE as usize).cast::<u64>().write(u64::from(self.site));
-        }
+        unsafe { put_header!(self.data, record::word0(size, record::RECORD), attach::now(), self.site) };
         lane.publish(Place { tail: self.tail, pad: self.pad, n: crate::lane::round8(size) });
         drop(self); // clears `busy`, after the tail
         attach::published();

@@ -302,6 +302,7 @@ fn lane_data(ring: &Ring, i: u32) -> *mut u8 {
 
 /// Writes the new owner's name into the lane and makes it the thread's. False: no room for the name.
 fn move_in(block: &Block, ring: &Ring, i: u32, capacity: u64) -> bool {
+    debug_assert!(capacity >= MIN_LANE); // what `Call::SHORT` goes by
     let identity = block.identity.load(Relaxed);
     let (number, s) = (identity << 1 >> 17, identity as u16);
     let header = ring.lane_word(i, 0);
@@ -319,26 +320,25 @@ fn move_in(block: &Block, ring: &Ring, i: u32, capacity: u64) -> bool {
         written: ring.lane_word(i, lane::WRITTEN),
         lost: ring.lane_word(i, lane::LOST),
         marked: ring.lane_word(i, lane::MARKED),
-        released,
         // SAFETY: inside the mapping.
         data: unsafe { Base::at(lane_data(ring, i)) },
-        capacity,
+        mask: capacity - 1,
     };
     // Only this thread takes room from the lane, so what there is now stays.
-    if !l.has_room(record::HEADER + record::THREAD_LEN) {
+    if !l.has_room(released, record::HEADER + record::THREAD_LEN) {
         return false;
     }
     ring.slot_word(u32::from(s), slot::LANE).store(u64::from(i) + 1, Relaxed);
     block.data.store(lane_data(ring, i), Relaxed);
     block.released.store(core::ptr::from_ref(released).cast_mut(), Relaxed);
-    block.capacity.store(capacity, Relaxed);
+    block.mask.store(capacity - 1, Relaxed);
     compiler_fence(SeqCst);
     // After the rest: a handler that finds a lane finds all of it. Before the note: a handler's record
     // without a position must be from before the note, since a note below the drain's cut makes all such
     // records due (the model `inherit` shows what happens otherwise).
     block.lane.store(core::ptr::from_ref::<AtomicU64>(header).cast_mut().cast(), Relaxed);
     compiler_fence(SeqCst);
-    l.note(&Call::new(), record::THREAD, &payload)
+    l.note(&Call::new(), released, record::THREAD, &payload)
 }
 
 /// Reserves `n` lanes for threads that come later, so that their first log call makes no system call

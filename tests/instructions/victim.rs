@@ -246,6 +246,7 @@ impl Bytes for Mem {
 #[derive(Clone)]
 struct Mine(&'static Block);
 impl Local for Mine {
+    type W = AtomicU64;
     fn busy(&self) -> bool {
         self.0.busy.load(Relaxed) != 0
     }
@@ -259,6 +260,10 @@ impl Local for Mine {
     }
     fn set_limit(&self, v: u64) {
         self.0.limit.store(v, Relaxed);
+    }
+    fn released(&self) -> &AtomicU64 {
+        // SAFETY: the thread has a lane, whose word this is.
+        unsafe { &*self.0.released.load(Relaxed) }
     }
     fn fence(&self) {
         compiler_fence(SeqCst);
@@ -287,7 +292,10 @@ impl Record<Mem> for Small {
     fn size(&self) -> u64 {
         36
     }
-    fn write(&self, to: &Mem, at: u64) {
+    fn time(&self) -> u64 {
+        0 // it takes it while it is written
+    }
+    fn write(&self, to: &Mem, at: u64, _: u64) {
         to.write(at, &self.bytes());
     }
 }
@@ -303,10 +311,8 @@ fn with_lane(f: impl FnOnce(&Mine, &ThreadLane<'_, AtomicU64, Mem>)) {
         written: w(lane::WRITTEN),
         lost: w(lane::LOST),
         marked: w(lane::MARKED),
-        // SAFETY: as above.
-        released: unsafe { &*me.0.released.load(Relaxed) },
         data: &data,
-        capacity: me.0.capacity.load(Relaxed),
+        mask: me.0.mask.load(Relaxed),
     };
     f(&me, &lane);
 }
@@ -321,7 +327,7 @@ pub fn by_hand() {
     wrong(|me, l, r| {
         me.set_busy(true);
         if let Some(p) = l.reserve(me, 36) {
-            r.write(l.data, p.tail & (l.capacity - 1));
+            r.write(l.data, p.tail & l.mask, 0);
             l.publish(p);
         }
         me.set_busy(false);
@@ -333,7 +339,7 @@ pub fn tail_before_the_copy() {
     wrong(|me, l, r| {
         me.set_busy(true);
         if let Some(p) = l.reserve(me, 36) {
-            let at = p.tail & (l.capacity - 1);
+            let at = p.tail & l.mask;
             l.data.write(at, &r.bytes()[..24]);
             l.publish(p);
             l.data.write(at + 24, &r.bytes()[24..]);
@@ -348,7 +354,7 @@ pub fn busy_cleared_before_the_tail() {
         me.set_busy(true);
         let p = l.reserve(me, 36);
         if let Some(p) = p {
-            r.write(l.data, p.tail & (l.capacity - 1));
+            r.write(l.data, p.tail & l.mask, 0);
         }
         me.set_busy(false);
         if let Some(p) = p {

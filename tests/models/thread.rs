@@ -43,7 +43,10 @@ impl<T: Bytes> Record<T> for Rec {
     fn size(&self) -> u64 {
         self.len()
     }
-    fn write(&self, to: &T, at: u64) {
+    fn time(&self) -> u64 {
+        0
+    }
+    fn write(&self, to: &T, at: u64, _: u64) {
         for (i, w) in self.words().enumerate() {
             to.write(at + i as u64 * 8, &w.to_le_bytes());
         }
@@ -64,7 +67,7 @@ impl OpenRecord<B> for Open<'_> {
         }
         // Too large, as it shows now.
         (self.0.payload < OPEN_END).then(|| {
-            self.0.write(to, at);
+            self.0.write(to, at, 0);
             self.0.len()
         })
     }
@@ -242,6 +245,7 @@ impl CallEnv {
 }
 
 impl Local for CallEnv {
+    type W = W;
     fn busy(&self) -> bool {
         self.t.ctx.op();
         let b = self.t.busy.get();
@@ -264,11 +268,13 @@ impl Local for CallEnv {
         self.t.limit.set(v);
         self.t.ctx.trace("store", Name::Limit, v);
     }
+    fn released(&self) -> &W {
+        &self.view().lanes[self.load().1.expect("asked of a lane")].released
+    }
     fn fence(&self) {}
 }
 
 impl Env for CallEnv {
-    type W = W;
     type B = B;
 
     fn stale(&self) -> bool {
@@ -305,7 +311,8 @@ impl Env for CallEnv {
                 t.ctx.trace("claims", Name::Renew, lane as u64);
                 let mut payload = [0; record::THREAD_LEN as usize];
                 payload[..8].copy_from_slice(&t.number.get().to_le_bytes());
-                let noted = self.view().lanes[lane].lane().note(self, record::THREAD, &payload);
+                let l = &self.view().lanes[lane];
+                let noted = l.lane().note(self, &l.released, record::THREAD, &payload);
                 t.ctx.world.check(noted, || "no room for the THREAD note".into());
             }
             t.ctx.op();

@@ -380,9 +380,9 @@ pub struct LaneView {
     written: W,
     pub lost: W,
     marked: W,
-    released: W,
+    pub released: W,
     data: B,
-    capacity: u64,
+    mask: u64,
 }
 
 impl LaneView {
@@ -392,9 +392,8 @@ impl LaneView {
             written: &self.written,
             lost: &self.lost,
             marked: &self.marked,
-            released: &self.released,
             data: &self.data,
-            capacity: self.capacity,
+            mask: self.mask,
         }
     }
 }
@@ -408,7 +407,7 @@ pub struct View {
     pub lanes: Vec<LaneView>,
     tail: W,
     words: Vec<W>,
-    released: W,
+    pub released: W,
     data: B,
     pub process_lost: W,
     spill: (W, Vec<W>, W, B, W),
@@ -441,7 +440,7 @@ impl View {
             marked: w(&l.marked),
             released: w(&l.released),
             data: b(&l.data, Window::Lane(l.tail.clone(), l.released.clone(), l.capacity)),
-            capacity: l.capacity,
+            mask: l.capacity - 1,
         };
         Rc::new(View {
             lanes: ring.lanes.iter().map(lane).collect(),
