@@ -6,7 +6,7 @@ use crate::channel::Stem;
 use crate::clock::{Calibration, Pair, Straight};
 use crate::journal::{
     CursorKey, DirStorage, Encoder, Journal, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts,
-    Together, kind,
+    Together, UNCOPIED, kind,
 };
 use crate::lane::shared::{self, places};
 use crate::lane::thread::written_count;
@@ -1091,8 +1091,12 @@ impl Line {
                     }
                     // All of it at once, if nothing asks for a part.
                     let due = e.time <= until && first >= self.last_out;
-                    let whole =
-                        names.take().filter(|of| of.known() && due && log.journal.batch_bytes() + n <= BATCH);
+                    let whole = names.as_ref().is_some_and(|of| of.known() && due);
+                    if whole && n >= UNCOPIED && log.journal.batch_bytes() > 0 {
+                        // At the beginning of the next batch the journal takes it as it is.
+                        return false;
+                    }
+                    let whole = names.take().filter(|_| whole && log.journal.batch_bytes() + n <= BATCH);
                     let whole = whole.and_then(|of| {
                         let (records, payload, last_time) = (*count, of.payload, e.time);
                         let of =

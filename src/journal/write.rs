@@ -237,8 +237,8 @@ pub struct Journal<S: Storage> {
 
 const RECORDS_AT: usize = (l::SEG_HEADER + b::HEADER) as usize;
 const HEADER_AT: usize = l::SEG_HEADER as usize;
-/// Bytes of records that a copy is saved for.
-const MANY: usize = 64 << 10;
+/// Records of so many bytes together are not copied by [`Journal::take_whole`], if they are the first of a batch.
+pub const UNCOPIED: usize = 64 << 10;
 /// Room that records leave in the largest batch for definitions and cursors.
 const META_ROOM: u64 = 64 << 20;
 /// How often a segment defines a site or thread that it uses all the time.
@@ -579,7 +579,7 @@ impl<S: Storage> Journal<S> {
         }
         let alone = self.batch.len() == RECORDS_AT && (from, all.len()) == (RECORDS_AT, RECORDS_AT + len);
         // Few are copied: else large vectors would go round among all that bring records.
-        if alone && len >= MANY {
+        if alone && len >= UNCOPIED {
             std::mem::swap(&mut self.batch, all);
         } else {
             self.batch.extend_from_slice(&all[from..from + len]);
