@@ -14,13 +14,11 @@ use super::Site;
 pub(super) fn find_out(site: &Site) -> bool {
     let mut word = core::ptr::from_ref(site).expose_provenance();
     // SAFETY: the function below takes a site in rax and answers in al. It returns, keeps all general registers but
-    // that one, and those that it does not keep (libc's string functions use them) are named. It does not unwind. What is
-    // written to the stack lies below the caller's red zone: so the caller needs no frame (`nostack`).
+    // that one, and those that it does not keep (libc's string functions use them) are named. It does not unwind. No
+    // `nostack`: the stack is aligned here, and nothing of the caller's lies below its end.
     unsafe {
         core::arch::asm!(
-            "lea rsp, [rsp - 128]",
             "call {function}",
-            "lea rsp, [rsp + 128]",
             function = sym __spillring_find_out_0_1,
             inout("rax") word,
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
@@ -37,7 +35,6 @@ pub(super) fn find_out(site: &Site) -> bool {
             out("mm4") _, out("mm5") _, out("mm6") _, out("mm7") _,
             out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
             out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
-            options(nostack),
         );
     }
     word as u8 != 0
@@ -60,8 +57,8 @@ unsafe extern "C" {
     fn __spillring_find_out_0_1();
 }
 
-// The callee saves rbx, rbp and r12 to r15. A function of the C ABI finds the stack at a multiple of 16, the direction
-// flag clear.
+// What it calls saves rbx, rbp and r12 to r15, and finds the stack at a multiple of 16 and the direction flag clear, as the
+// C ABI has it.
 #[cfg(all(target_arch = "x86_64", target_family = "unix"))]
 core::arch::global_asm!(
     ".pushsection .text.spillring_find_out,\"ax\",@progbits",
@@ -70,33 +67,45 @@ core::arch::global_asm!(
     ".type __spillring_find_out_0_1, @function",
     "__spillring_find_out_0_1:",
     ".cfi_startproc",
-    "push rbp",
-    ".cfi_def_cfa_offset 16",
-    ".cfi_offset rbp, -16",
-    "mov rbp, rsp",
-    ".cfi_def_cfa_register rbp",
+    // Nine words with the address to return to, and one that makes it ten.
     "push rcx",
+    ".cfi_adjust_cfa_offset 8",
     "push rdx",
+    ".cfi_adjust_cfa_offset 8",
     "push rsi",
+    ".cfi_adjust_cfa_offset 8",
     "push rdi",
+    ".cfi_adjust_cfa_offset 8",
     "push r8",
+    ".cfi_adjust_cfa_offset 8",
     "push r9",
+    ".cfi_adjust_cfa_offset 8",
     "push r10",
+    ".cfi_adjust_cfa_offset 8",
     "push r11",
-    "and rsp, -16",
+    ".cfi_adjust_cfa_offset 8",
+    "sub rsp, 8",
+    ".cfi_adjust_cfa_offset 8",
     "mov rdi, rax",
     "call {function}",
-    "lea rsp, [rbp - 64]",
+    "add rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
     "pop r11",
+    ".cfi_adjust_cfa_offset -8",
     "pop r10",
+    ".cfi_adjust_cfa_offset -8",
     "pop r9",
+    ".cfi_adjust_cfa_offset -8",
     "pop r8",
+    ".cfi_adjust_cfa_offset -8",
     "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
     "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
     "pop rdx",
+    ".cfi_adjust_cfa_offset -8",
     "pop rcx",
-    "pop rbp",
-    ".cfi_def_cfa rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
     "ret",
     ".cfi_endproc",
     ".size __spillring_find_out_0_1, . - __spillring_find_out_0_1",
