@@ -6,7 +6,7 @@ use crate::channel::Stem;
 use crate::clock::{Calibration, Pair, Straight};
 use crate::journal::{
     CursorKey, DirStorage, Encoder, Journal, Loss, Record, SiteFacts as JournalSite, Taken, ThreadFacts,
-    Together, UNCOPIED, kind,
+    Together, kind,
 };
 use crate::lane::shared::{self, places};
 use crate::lane::thread::written_count;
@@ -163,6 +163,10 @@ impl Fifo {
     fn take(&mut self, n: usize) {
         self.taken += n;
         debug_assert!(self.taken <= self.all.len());
+    }
+    /// Whether a batch that begins with the first `n` bytes takes them as they are.
+    fn goes_uncopied(&self, n: usize) -> bool {
+        Journal::<DirStorage>::goes_uncopied(&self.all, self.taken, n)
     }
     /// Takes the first `n` bytes out into the batch, if it takes them whole.
     fn take_into(&mut self, journal: &mut Journal<DirStorage>, n: usize, of: &Together<'_>) -> bool {
@@ -1092,9 +1096,8 @@ impl Line {
                     // All of it at once, if nothing asks for a part.
                     let due = e.time <= until && first >= self.last_out;
                     let whole = names.as_ref().is_some_and(|of| of.known() && due);
-                    if whole && n >= UNCOPIED && log.journal.batch_bytes() > 0 {
-                        // At the beginning of the next batch the journal takes it as it is.
-                        return false;
+                    if whole && self.bytes.goes_uncopied(n) && log.journal.batch_bytes() > 0 {
+                        return false; // the next batch begins with it
                     }
                     let whole = names.take().filter(|_| whole && log.journal.batch_bytes() + n <= BATCH);
                     let whole = whole.and_then(|of| {

@@ -29,4 +29,4 @@ pub use format::{
 };
 pub use read::{BatchView, Entries, Entry, Item, Reader};
 pub use storage::{DirSource, DirStorage, MemStorage, Op, Source, Standing, Storage};
-pub use write::{BatchPos, Journal, Options, Recovered, Sync, Taken, Together, UNCOPIED};
+pub use write::{BatchPos, Journal, Options, Recovered, Sync, Taken, Together};

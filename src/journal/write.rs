@@ -237,8 +237,8 @@ pub struct Journal<S: Storage> {
 
 const RECORDS_AT: usize = (l::SEG_HEADER + b::HEADER) as usize;
 const HEADER_AT: usize = l::SEG_HEADER as usize;
-/// Records of so many bytes together are not copied by [`Journal::take_whole`], if they are the first of a batch.
-pub const UNCOPIED: usize = 64 << 10;
+/// Bytes of records that a copy is saved for.
+const MANY: usize = 64 << 10;
 /// Room that records leave in the largest batch for definitions and cursors.
 const META_ROOM: u64 = 64 << 20;
 /// How often a segment defines a site or thread that it uses all the time.
@@ -569,6 +569,12 @@ impl<S: Storage> Journal<S> {
     /// Room that a vector of encoded records has at its beginning for [`take_whole`](Self::take_whole).
     pub const ROOM: usize = RECORDS_AT;
 
+    /// Whether [`take_whole`](Self::take_whole) takes these without a copy if they are the first of a batch.
+    pub fn goes_uncopied(all: &[u8], from: usize, len: usize) -> bool {
+        // Few are copied: else large vectors would go round among all that bring records.
+        len >= MANY && (from, all.len()) == (RECORDS_AT, RECORDS_AT + len)
+    }
+
     /// Adds all the [encoded](Record::encode) records in `all[from..][..len]`, without a look at each of them: their
     /// times are as they are to be. Into an empty batch many that fill the vector behind its [`ROOM`](Self::ROOM) go
     /// without a copy: `all` gets another vector then, with that room and nothing else. False: nothing was added;
@@ -577,9 +583,7 @@ impl<S: Storage> Journal<S> {
         if of.sites.iter().any(|&site| self.define(site, of.thread).is_err()) {
             return false;
         }
-        let alone = self.batch.len() == RECORDS_AT && (from, all.len()) == (RECORDS_AT, RECORDS_AT + len);
-        // Few are copied: else large vectors would go round among all that bring records.
-        if alone && len >= UNCOPIED {
+        if self.batch.len() == RECORDS_AT && Self::goes_uncopied(all, from, len) {
             std::mem::swap(&mut self.batch, all);
         } else {
             self.batch.extend_from_slice(&all[from..from + len]);
