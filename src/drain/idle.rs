@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Empty passes that an adaptive drain spins through before it sleeps.
 const SPINS: u32 = 200;
 const SHORTEST: Duration = Duration::from_micros(50);
-/// From one look that finds something to the next, at least, ns. A drain that follows the records closely takes the
+/// Between two looks in a row that find something, at least, ns. A drain that follows the records closely takes the
 /// lines from the writer's processor that it has just asked for (its own asks ahead for what it reads in a row): calls
 /// of 20 ns became 31, with a drain that spins 40. A record after a pause is met by a drain that looks all the time.
 const GATHER_NS: u64 = 5_000;
@@ -44,7 +44,7 @@ pub(super) struct Idler {
     pause: Duration,
     /// When something came last (monotonic ns).
     came: u64,
-    /// When the pass that follows a find begins (monotonic ns).
+    /// When the pass began that followed the last find (monotonic ns).
     began: u64,
 }
 

@@ -9,7 +9,7 @@
 use super::Site;
 
 /// [`Site::find_out`], for call sites. Async-signal-safe.
-#[cfg(all(target_arch = "x86_64", target_family = "unix"))]
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn find_out(site: &Site) -> bool {
     let mut word = core::ptr::from_ref(site).expose_provenance();
@@ -41,25 +41,25 @@ pub(super) fn find_out(site: &Site) -> bool {
 }
 
 /// For call sites.
-#[cfg(not(all(target_arch = "x86_64", target_family = "unix")))]
+#[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
 pub(super) fn find_out(site: &Site) -> bool {
     site.find_out()
 }
 
-#[cfg(all(target_arch = "x86_64", target_family = "unix"))]
+#[cfg(target_arch = "x86_64")]
 extern "C" fn find_out_c(site: &Site) -> bool {
     site.find_out()
 }
 
-#[cfg(all(target_arch = "x86_64", target_family = "unix"))]
+#[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
     fn __spillring_find_out_0_1();
 }
 
 // What it calls saves rbx, rbp and r12 to r15, and finds the stack at a multiple of 16 and the direction flag clear, as the
 // C ABI has it.
-#[cfg(all(target_arch = "x86_64", target_family = "unix"))]
+#[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
     ".pushsection .text.spillring_find_out,\"ax\",@progbits",
     ".globl __spillring_find_out_0_1",

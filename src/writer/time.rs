@@ -80,7 +80,7 @@ pub(super) trait Stamp: Copy {
     fn get(&self) -> u64;
 }
 
-/// When it is written.
+/// When it is asked for: now.
 #[derive(Clone, Copy)]
 pub(super) struct Now;
 
@@ -91,7 +91,7 @@ impl Stamp for Now {
     }
 }
 
-/// When it is written, where the clock is known to be a usual one ([`attach::usual`]).
+/// The same, where the clock is known to be a usual one ([`attach::usual`]).
 #[derive(Clone, Copy)]
 pub(super) struct Usual;
 
@@ -113,7 +113,7 @@ impl Stamp for At {
     }
 }
 
-/// Ticks, or 0: when it is written.
+/// Ticks, or 0: now.
 #[derive(Clone, Copy)]
 pub(super) struct Given(pub u64);
 

@@ -407,7 +407,7 @@ pub struct View {
     pub lanes: Vec<LaneView>,
     tail: W,
     words: Vec<W>,
-    pub released: W,
+    released: W,
     data: B,
     pub process_lost: W,
     spill: (W, Vec<W>, W, B, W),
